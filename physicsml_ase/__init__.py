@@ -1,0 +1,1 @@
+"""Train machine-learned interatomic potentials on ASE data and run them in ASE."""
