@@ -18,7 +18,9 @@ from physicsml_ase.config.wording import did_you_mean, nearest, readable, short
 T = TypeVar("T")
 Location = tuple[int | str, ...]
 
-_STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+_STRICT = ConfigDict(
+    extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, hide_input_in_errors=True
+)
 _EXPLAINED, _MISSING = "explained", "explained_missing"  # pydantic's types of the errors in our own words
 
 
