@@ -1,0 +1,3 @@
+"""The architectures, one file each; importing this package registers them all."""
+
+from physicsml_ase.models import painn as painn

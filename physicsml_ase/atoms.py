@@ -1,0 +1,159 @@
+"""From ASE's Atoms to a Graph, and where on an Atoms a label is found.
+
+Labels come from where ASE users keep them: the calculator's results first (never `get_forces()`, which
+constraints zero), then `info` and `arrays`, then what an ASE db row carries besides. A label that is not
+there is missing, which is NaN and never zero.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from ase import Atoms
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from physicsml_ase.conventions import InputError, Label, voigt_to_matrix
+from physicsml_ase.graph import Graph
+from physicsml_ase.neighbors import Neighbors, neighbor_list
+
+Array = NDArray[np.float64]
+NonFinite = Literal["error", "missing"]
+
+
+def to_graph(
+    atoms: Atoms,
+    cutoff: float,
+    labels: Sequence[Label] = (),
+    attrs: Sequence[str] = (),
+    *,
+    self_interaction: bool = False,
+    pbc: Sequence[bool] | None = None,
+    cell: ArrayLike | None = None,
+    non_finite: NonFinite = "error",
+    where: str = "structure",
+) -> Graph:
+    """A structure and its labels as a batch of one.
+
+    `pbc` and `cell` override the structure's own. `where` names the structure in messages. Raises
+    `InputError` where positions, cell or labels can not be used.
+    """
+    cell = np.array(atoms.cell.array if cell is None else cell, dtype=np.float64)
+    pbc = np.array(atoms.pbc if pbc is None else pbc, dtype=bool)
+    if len(atoms) == 0:
+        raise InputError(f"{where}: has no atoms; remove it")
+    try:
+        neighbors = neighbor_list(atoms.positions, cell, pbc, cutoff, self_interaction)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    inputs = {"graph_attrs": torch.from_numpy(graph_attrs(atoms, attrs, where))} if attrs else {}
+    found = {label.name: find_label(atoms, label, where, non_finite) for label in labels}
+    if "stress" in found and np.linalg.matrix_rank(cell) < 3:
+        found["stress"] = np.full((3, 3), np.nan)  # without a volume there is no stress to compare with
+    targets = {
+        label.name: _as_target(found[label.name], label, neighbors.edge_index, where) for label in labels
+    }
+    return build_graph(atoms.numbers, atoms.positions, cell, pbc, neighbors, inputs, targets)
+
+
+def build_graph(
+    numbers: NDArray[np.int64],
+    positions: Array,
+    cell: Array,
+    pbc: NDArray[np.bool_],
+    neighbors: Neighbors,
+    inputs: dict[str, Tensor],
+    targets: dict[str, Tensor],
+) -> Graph:
+    """A batch of one from arrays and their neighbour list; copies what the caller may change."""
+    n = len(numbers)
+    return Graph(
+        atomic_numbers=torch.from_numpy(numbers.astype(np.int64)),
+        positions=torch.from_numpy(np.array(positions, dtype=np.float64)),
+        batch=torch.zeros(n, dtype=torch.int64),
+        num_atoms=torch.tensor([n]),
+        cell=torch.from_numpy(np.array(cell, dtype=np.float64))[None],
+        pbc=torch.from_numpy(np.array(pbc, dtype=bool))[None],
+        edge_index=torch.from_numpy(neighbors.edge_index),
+        edge_shift=torch.from_numpy(neighbors.edge_shift),
+        reverse=torch.from_numpy(neighbors.reverse),
+        num_edges=torch.tensor([len(neighbors.reverse)]),
+        inputs=inputs,
+        targets=targets,
+    )
+
+
+def find_label(
+    atoms: Atoms, label: Label, where: str = "structure", non_finite: NonFinite = "error"
+) -> Array | None:
+    """The label's value in the shape of its level, or None where the structure has none.
+
+    Edge labels come as a matrix over pairs of atoms, (n, n) or (n, n, 3). With `non_finite="missing"` a
+    value that is NaN or infinite counts as missing; otherwise it raises `InputError`, as a wrong shape does.
+    """
+    value = _look_up(atoms, label.key)
+    if value is None:
+        return None
+    try:
+        array = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{where}: {label.key} is not made of numbers: {str(value)[:40]!r}") from None
+    n = len(atoms)
+    lead = {"structure": (), "atom": (n,), "edge": (n, n)}[label.level]
+    wanted = lead + label.shape
+    if label.shape == (3, 3) and array.shape == (6,):
+        array = voigt_to_matrix(array)
+    if array.shape != wanted and array.size == np.prod(wanted, dtype=int):
+        array = array.reshape(wanted)
+    if array.shape != wanted:
+        raise InputError(f"{where}: {label.key} has shape {array.shape}, expected {wanted}")
+    finite = np.isfinite(array)
+    if finite.all():
+        return array
+    if non_finite == "missing":
+        return np.where(finite, array, np.nan)
+    index = tuple(int(k) for k in np.argwhere(~finite)[0])
+    place = f" of atom {index[0]}" if label.level == "atom" else ""
+    raise InputError(
+        f"{where}: {label.key}{place} is {array[index]}; remove the frame, or count such values as missing "
+        "with datamodule.non_finite_labels=missing"
+    )
+
+
+def graph_attrs(atoms: Atoms, attrs: Sequence[str], where: str = "structure") -> Array:
+    """The numbers in `Atoms.info` under the keys `attrs`, concatenated, (1, n_graph_attrs)."""
+    values = []
+    for key in attrs:
+        value = _look_up(atoms, key)
+        if value is None:
+            raise InputError(f"{where}: has no {key!r} in Atoms.info, which the model takes as an input")
+        values.append(np.array(value, dtype=np.float64).reshape(-1))
+    joined = np.concatenate(values)
+    if not np.isfinite(joined).all():
+        raise InputError(f"{where}: {', '.join(attrs)} must be finite numbers, not {joined.tolist()}")
+    return joined[None]
+
+
+def _look_up(atoms: Atoms, key: str) -> object | None:
+    results = getattr(atoms.calc, "results", {})
+    of_row = (atoms.info.get("key_value_pairs", {}), atoms.info.get("data", {}))
+    for place in (results, atoms.info, atoms.arrays, *of_row):
+        if isinstance(place, dict) and place.get(key) is not None:
+            return place[key]
+    return None
+
+
+def _as_target(value: Array | None, label: Label, edge_index: NDArray[np.int64], where: str) -> Tensor:
+    """A label with its leading N, E or 1, NaN where it is missing."""
+    i, j = edge_index
+    if label.level == "edge":
+        if value is None:
+            return torch.full((len(i), *label.shape), torch.nan, dtype=torch.float64)
+        if len(np.unique(i * len(value) + j)) < len(i):
+            raise InputError(
+                f"{where}: {label.key} has one value for each pair of atoms, but within the cut-off a pair "
+                "has several periodic images; use a larger cell or a smaller cut-off"
+            )
+        return torch.from_numpy(value[i, j])
+    return torch.from_numpy(value) if label.level == "atom" else torch.from_numpy(value)[None]

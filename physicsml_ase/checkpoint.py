@@ -1,0 +1,162 @@
+"""A checkpoint: plain data that loads with `weights_only=True`, so that opening one runs nobody's code.
+
+`model.ckpt` is {"format", "format_version", "version", "units", "model", "domain", "labels", "heads",
+"state_dict", "frames", "about"}. A training checkpoint of Lightning's holds the same under
+"physicsml_ase", without the weights, which are in its own "state_dict" (and, averaged, in "ema").
+"""
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import physicsml_ase.models  # noqa: F401  registers the architectures
+from physicsml_ase.config import model_config_type, to_plain, validate
+from physicsml_ase.conventions import InputError, Label
+from physicsml_ase.domain import Domain
+from physicsml_ase.graph import Graph
+from physicsml_ase.nn.heads import HeadConfig
+from physicsml_ase.potential import Potential
+from physicsml_ase.version import __version__
+
+FORMAT, FORMAT_VERSION = "physicsml_ase", 1
+UNITS = {"energy": "eV", "length": "Å", "charge": "e", "stress": "eV/Å^3, dE/d(strain)/V, positive in tension"}
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+PREFIX = "potential."  # of the potential's weights in the LightningModule
+
+
+def describe_potential(potential: Potential) -> dict[str, Any]:
+    """Everything that rebuilds a potential but its weights, as plain data."""
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "version": __version__,
+        "units": UNITS,
+        "model": to_plain(potential.config),
+        "domain": to_plain(potential.domain),
+        "labels": [[x.name, x.level, list(x.shape), x.key] for x in potential.labels],
+        "heads": {name: to_plain(head) for name, head in potential.heads.items()},
+    }
+
+
+def build_potential(description: Mapping[str, Any], where: str = "checkpoint") -> Potential:
+    """The potential that `describe_potential` described, with random weights."""
+    if description["format_version"] > FORMAT_VERSION:
+        raise InputError(
+            f"{where}: was written by physicsml_ase {description['version']}, which is newer than this one "
+            f"({__version__}); upgrade with pip install -U physicsml-ase"
+        )
+    return Potential(
+        model=validate(model_config_type(), description["model"], where=f"{where}: model"),
+        domain=validate(Domain, description["domain"], where=f"{where}: domain"),
+        labels=tuple(Label(name, level, tuple(shape), key) for name, level, shape, key in description["labels"]),
+        heads={k: validate(HeadConfig, v, where=f"{where}: heads") for k, v in description["heads"].items()},
+    )
+
+
+def save_potential(
+    potential: Potential,
+    path: str | Path,
+    *,
+    frames: Sequence[Graph] = (),
+    about: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a deployable `model.ckpt`, complete or not at all.
+
+    `frames` are stored with what the potential says of them, for `replay`. `about` is plain data on the
+    training: the resolved config, the data's hashes, the errors.
+    """
+    weights = {name: value.detach().cpu().clone() for name, value in potential.state_dict().items()}
+    contents = describe_potential(potential) | {
+        "state_dict": weights,
+        "frames": [_with_results(potential, frame) for frame in frames],
+        "about": dict(about or {}),
+    }
+    write_atomically(contents, Path(path))
+
+
+def write_atomically(contents: Mapping[str, Any], path: Path) -> None:
+    """Write beside `path` and rename: a killed process leaves the old file or the new one, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        torch.save(dict(contents), beside)
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The contents of a checkpoint of ours, `model.ckpt` or Lightning's; runs no code from it."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint" if not path.exists() else f"{path}: is not a file")
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"{path}: can not be read: {error.strerror}") from None
+    except Exception as error:  # torch raises many kinds for what is no checkpoint, or a crafted one
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: is not a physicsml_ase checkpoint ({reason[:120]})") from None
+    if isinstance(contents, dict) and contents.get("format") == FORMAT:
+        return contents
+    if isinstance(contents, dict) and isinstance(contents.get(FORMAT), dict):
+        ema = contents.get("ema") or {}
+        weights = {k.removeprefix(PREFIX): v for k, v in contents["state_dict"].items() if k.startswith(PREFIX)}
+        weights |= ema.get("weights", {})
+        return contents[FORMAT] | {"state_dict": weights, "frames": [], "about": {}}
+    raise InputError(f"{path}: is not a physicsml_ase checkpoint")
+
+
+def load_potential(
+    path: str | Path, device: str | torch.device = "cpu", dtype: str | torch.dtype | None = None
+) -> Potential:
+    """The potential in a checkpoint, ready for inference; of a training checkpoint, the averaged weights.
+
+    `dtype` ("float32", "float64") is what it computes in; None keeps the checkpoint's.
+    """
+    contents = read_checkpoint(path)
+    potential = build_potential(contents, str(path))
+    potential.to(stored_dtype(contents["state_dict"]))
+    try:
+        potential.load_state_dict(contents["state_dict"])
+    except RuntimeError as error:
+        raise InputError(f"{path}: weights do not fit the model: {' '.join(str(error).split())[:300]}") from None
+    if isinstance(dtype, str):
+        if dtype not in DTYPES:
+            raise InputError(f"dtype {dtype!r} is not known: use {' or '.join(DTYPES)}")
+        dtype = DTYPES[dtype]
+    return potential.to(device=device, dtype=dtype).requires_grad_(False).eval()
+
+
+def stored_dtype(state_dict: Mapping[str, Tensor]) -> torch.dtype:
+    """Number type of a checkpoint's weights."""
+    return next((v.dtype for v in state_dict.values() if v.is_floating_point()), torch.float32)
+
+
+def replay(path: str | Path, potential: Potential) -> float:
+    """Largest deviation of forces (or of energies per atom, without forces) on the checkpoint's stored
+    frames, relative to their largest value; 0 where none are stored. Rounding is about 1e-5 in float32."""
+    worst = 0.0
+    for frame in read_checkpoint(path)["frames"]:
+        graph = Graph(**frame["graph"], inputs=frame["inputs"], targets={}).to(potential.references.table.device)
+        now = potential(graph)
+        name = "forces" if "forces" in now else next(iter(now))
+        then = frame["results"][name].to(now[name])
+        scale = then.abs().max().clamp_min(1e-3)
+        worst = max(worst, float((now[name] - then).abs().max() / scale))
+    return worst
+
+
+def _with_results(potential: Potential, graph: Graph) -> dict[str, Any]:
+    results = {name: value.cpu() for name, value in potential(graph).items()}
+    fields = graph._asdict()
+    inputs = fields.pop("inputs")
+    fields.pop("targets")
+    return {"graph": {k: v.cpu().clone() for k, v in fields.items()}, "inputs": inputs, "results": results}
+

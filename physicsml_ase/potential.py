@@ -1,0 +1,125 @@
+"""A potential: a model, its heads, reference energies and the energy's derivatives.
+
+The energy depends on atoms only through the pair vectors r_ij, so that one gradient g = dE/dr_ij gives
+forces, F_i = sum_j (g_ij - g_ji), and stress, sigma = sum_ij r_ij (x) g_ij / |V|, for every architecture,
+molecule, slab or crystal alike. Shapes: N atoms, E edges, S structures.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from physicsml_ase.config import MODELS
+from physicsml_ase.conventions import Label
+from physicsml_ase.domain import Domain
+from physicsml_ase.graph import Graph, edge_vectors
+from physicsml_ase.nn.features import NUM_ELEMENTS, mlp, segment_sum
+from physicsml_ase.nn.heads import DERIVED, HeadConfig, LabelHead
+
+
+class Potential(nn.Module):
+    """Energy, its derivatives and every other label, from a batch of structures.
+
+    `model` is the config of a registered architecture, `domain` what it is told about its data, `labels`
+    what it was or will be trained on, `heads` how labels are read off where that is not the default.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        domain: Domain,
+        labels: tuple[Label, ...],
+        heads: Mapping[str, HeadConfig] | None = None,
+    ) -> None:
+        super().__init__()
+        self.config, self.domain, self.labels, self.heads = model, domain, labels, dict(heads or {})
+        self.model = MODELS[model.name].module(model, domain)
+        scalars, vectors = self.model.num_node_scalars, self.model.num_node_vectors
+        settings = {label.name: self.heads.get(label.name, HeadConfig()) for label in labels}
+        own = [label for label in labels if label.name not in DERIVED or settings[label.name].direct]
+        self.label_heads = nn.ModuleDict(
+            {x.name: LabelHead(x, settings[x.name], domain, scalars, vectors) for x in own}
+        )
+        from_energy = [x.name for x in labels if x.name in DERIVED and x.name not in self.label_heads]
+        self.has_energy = bool(from_energy) or not labels
+        self.energy_head = mlp(scalars, scalars, 1) if self.has_energy else None
+        self.references = ReferenceEnergies(domain.atomic_energies)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of everything that `forward` returns."""
+        derived = DERIVED if self.has_energy else ()
+        return tuple(dict.fromkeys([*derived, *self.label_heads]))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number type of the weights, in which the model computes."""
+        return next(self.parameters()).dtype
+
+    def forward(self, graph: Graph, derivatives: bool = True) -> dict[str, Tensor]:
+        """Predict energy (S,) and energies (N,) [eV], forces (N, 3) [eV/Å], stress (S, 3, 3) [eV/Å³].
+
+        Stress is NaN for a structure without a full cell. Other labels come under their own names. The
+        energies are float64, whatever the model computes in. In training mode the derivatives can be
+        differentiated again.
+        """
+        derivatives = derivatives and self.has_energy
+        # the derivatives need autograd whatever the caller switched off: Lightning validates without it
+        with torch.inference_mode(False), torch.set_grad_enabled(derivatives or torch.is_grad_enabled()):
+            if graph.positions.is_inference():
+                graph = graph.map(Tensor.clone)
+            r_ij = edge_vectors(graph).requires_grad_(derivatives)  # (E, 3) float64
+            out = self._predict(graph, r_ij)
+            if derivatives:
+                (g,) = torch.autograd.grad(out["energy"].sum(), r_ij, create_graph=self.training)
+                with torch.set_grad_enabled(self.training):
+                    out = forces_and_stress(graph, r_ij.detach(), g) | out
+        return out if self.training else {name: value.detach() for name, value in out.items()}
+
+    def _predict(self, graph: Graph, r_ij: Tensor) -> dict[str, Tensor]:
+        """Everything but the energy's derivatives."""
+        r_ij = r_ij.to(self.dtype)
+        features = self.model(graph, r_ij)
+        out = {name: head(graph, features, r_ij) for name, head in self.label_heads.items()}
+        if self.energy_head is not None:
+            learned = self.energy_head(features.node_scalars)[:, 0].double() * self.domain.energy_scale
+            energies = learned + self.references(graph.atomic_numbers)  # (N,) float64
+            energy = segment_sum(energies, graph.batch, len(graph.num_atoms))
+            out = {"energy": energy, "energies": energies} | out
+        return out
+
+
+class ReferenceEnergies(nn.Module):
+    """Energy of each atom by its element [eV], float64 whatever the model computes in."""
+
+    table: Tensor
+
+    def __init__(self, atomic_energies: Mapping[int, float]) -> None:
+        super().__init__()
+        table = torch.zeros(NUM_ELEMENTS, dtype=torch.float64)
+        for number, energy in atomic_energies.items():
+            table[number] = energy
+        self.register_buffer("table", table, persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        exact = self.table
+        super()._apply(fn, recurse)
+        # `.to(float32)` and `.half()` are for the weights: a total energy would lose its meV
+        self.table = exact.to(self.table.device)
+        return self
+
+    def forward(self, atomic_numbers: Tensor) -> Tensor:  # (N,) -> (N,)
+        return self.table.index_select(0, atomic_numbers)
+
+
+def forces_and_stress(graph: Graph, r_ij: Tensor, g: Tensor) -> dict[str, Tensor]:
+    """Forces (N, 3) and stress (S, 3, 3) from r_ij and g = dE/dr_ij, both (E, 3)."""
+    i = graph.edge_index[0]
+    forces = segment_sum(g - g.index_select(0, graph.reverse), i, len(graph.positions))
+    virial = segment_sum(r_ij[:, :, None] * g[:, None, :], graph.batch.index_select(0, i), len(graph.cell))
+    # |det|: a left-handed cell has the same volume; without a full cell there is none, and no stress
+    volume = torch.linalg.det(graph.cell).abs()
+    volume = torch.where(volume > 1e-9, volume, torch.nan)
+    return {"forces": forces, "stress": (virial + virial.mT) / (2 * volume[:, None, None])}

@@ -1,0 +1,217 @@
+"""The LightningModule: a potential, its loss, its averaged weights, and what is kept of the best of them."""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from physicsml_ase.checkpoint import FORMAT, describe_potential
+from physicsml_ase.conventions import InputError
+from physicsml_ase.graph import Graph, collate
+from physicsml_ase.potential import Potential
+from physicsml_ase.train.ema import Ema, EmaConfig
+from physicsml_ase.train.losses import Loss, LossTerm
+from physicsml_ase.train.metrics import Errors
+
+log = logging.getLogger("physicsml_ase")
+Batch = Graph | Mapping[str, Graph]
+"""Batches of several named sources come side by side and are learned from as one."""
+OptimizerFactory = Callable[[nn.Module, pl.Trainer], Any]
+"""Makes what `configure_optimizers` returns, when the Trainer is known."""
+
+
+class PotentialModule(pl.LightningModule):
+    """Trains a potential; validates, selects and tests its averaged weights."""
+
+    def __init__(
+        self,
+        potential: Potential,
+        loss: Mapping[str, LossTerm],
+        make_optimizers: OptimizerFactory,
+        ema: EmaConfig | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.potential, self.loss = potential, Loss(loss)
+        self.make_optimizers = make_optimizers
+        labels = tuple(label for label in potential.labels if label.name in loss)
+        self.errors = Errors(labels)
+        self.ema = Ema(potential, ema.decay) if ema and ema.decay > 0 else None
+        self.config = dict(config or {})
+        self.best: dict[str, Any] = {}
+        """{"score", "epoch", "step", "errors", "weights"} of the best validation so far."""
+        self.stop_requested = False
+        self._sums: list[Tensor] = []
+
+    def forward(self, graph: Graph) -> dict[str, Tensor]:
+        """What the potential predicts for a batch."""
+        return self.potential(graph)
+
+    def configure_optimizers(self) -> Any:
+        return self.make_optimizers(self.potential, self.trainer)
+
+    # --- steps
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        graph = as_one(batch)
+        sums, counts = self.loss(self.potential(graph), graph)
+        shared = torch.cat([counts, counts.new_tensor([float(self.stop_requested)])])
+        ranks = 1
+        if dist.is_initialized():
+            # counts over all ranks make the mean of the ranks' losses the loss of the whole batch
+            dist.all_reduce(shared)
+            ranks = dist.get_world_size()
+            self.stop_requested = bool(shared[-1] > 0)
+        means = sums * ranks / shared[:-1].clamp_min(1)
+        total = self.loss.total(means)
+        if not torch.isfinite(total):
+            raise InputError(
+                f"the loss became {total.item()} at step {self.global_step} ({self._terms_in_words(means)}); "
+                "lower the learning rate, set trainer.gradient_clip_val, or look for wrong labels in the data"
+            )
+        values = {f"train/{t.label}/loss": m.detach() for t, m in zip(self.loss.terms, means)}
+        self.log_dict(
+            values | {"train/total/loss": total.detach()},
+            on_step=False,
+            on_epoch=True,
+            batch_size=len(graph.num_atoms),
+            sync_dist=True,
+        )
+        return total
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._evaluation_step(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._evaluation_step(batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        return self.potential(as_one(batch))
+
+    def _evaluation_step(self, batch: Batch) -> None:
+        graph = as_one(batch)
+        with torch.no_grad():
+            predictions = self.potential(graph)
+            self._sums.append(torch.stack(self.loss(predictions, graph)))
+            self.errors.update(predictions, graph)
+
+    # --- averaged weights
+
+    def on_fit_start(self) -> None:
+        if self.ema:
+            self.ema.to(self.device)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        # with accumulated gradients, not every batch is a step
+        if self.ema and self.global_step > self.ema.steps:
+            self.ema.update()
+
+    def on_validation_epoch_start(self) -> None:
+        self._start_evaluation()
+
+    def on_test_epoch_start(self) -> None:
+        self._start_evaluation()
+
+    def on_predict_epoch_start(self) -> None:
+        if self.ema:
+            self.ema.put_on()
+
+    def on_predict_epoch_end(self) -> None:
+        if self.ema:
+            self.ema.take_off()
+
+    def _start_evaluation(self) -> None:
+        self._sums.clear()
+        self.errors.reset()
+        if self.ema:
+            self.ema.put_on()
+
+    def on_validation_epoch_end(self) -> None:
+        values = self._end_evaluation("val")
+        if not self.trainer.sanity_checking and self.trainer.state.fn == "fit":
+            self.keep_if_best(values)
+
+    def on_test_epoch_end(self) -> None:
+        self._end_evaluation("test")
+
+    def _end_evaluation(self, stage: str) -> dict[str, float]:
+        """Log the losses and errors of the epoch, the same on every rank."""
+        sums, counts = torch.stack(self._sums).sum(0) if self._sums else self.loss_nothing()
+        both = torch.stack([sums, counts])
+        if dist.is_initialized():
+            dist.all_reduce(both)
+        means = both[0] / both[1].clamp_min(1)
+        values = {f"{stage}/{t.label}/loss": m.item() for t, m in zip(self.loss.terms, means)}
+        values[f"{stage}/total/loss"] = self.loss.total(means).item()
+        values |= {f"{stage}/{name}": value for name, value in self.errors.compute().items()}
+        self.log_dict(values, rank_zero_only=False, sync_dist=False)
+        if self.ema:
+            self.ema.take_off()
+        return values
+
+    def loss_nothing(self) -> Tensor:
+        """Sums and counts (2, T) of no batch at all."""
+        return torch.zeros(2, len(self.loss.terms), dtype=torch.float64, device=self.device)
+
+    def keep_if_best(self, values: Mapping[str, float]) -> bool:
+        """Keep the averaged weights if their validation loss is the lowest so far."""
+        score = values["val/total/loss"]
+        if score >= self.best.get("score", float("inf")):
+            return False
+        errors = {k.removeprefix("val/"): v for k, v in values.items() if not k.endswith("loss")}
+        self.best = {
+            "score": score,
+            "epoch": self.current_epoch,
+            "step": self.global_step,
+            "errors": errors,
+            "weights": {k: v.clone() for k, v in self.averaged_weights().items()},
+        }
+        return True
+
+    def averaged_weights(self) -> Mapping[str, Tensor]:
+        """The averaged weights, or without averaging the present ones."""
+        if self.ema:
+            return self.ema.weights
+        return {name: p.detach() for name, p in self.potential.named_parameters()}
+
+    # --- saving and restarting
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[FORMAT] = describe_potential(self.potential)
+        checkpoint["config"] = self.config
+        checkpoint["best"] = self.best
+        checkpoint["rng"] = torch.get_rng_state()
+        if self.ema:
+            checkpoint["ema"] = self.ema.state_dict()
+            for name, value in self.ema.own_weights.items():  # also if saved while validating
+                checkpoint["state_dict"][f"potential.{name}"] = value.detach().clone()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.best = checkpoint["best"]
+        self._rng = checkpoint["rng"]
+        if self.ema and "ema" in checkpoint:
+            self.ema.load_state_dict(checkpoint["ema"])
+
+    def on_train_start(self) -> None:
+        if getattr(self, "_rng", None) is not None:
+            torch.set_rng_state(self._rng.cpu())
+            self._rng = None
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        if isinstance(batch, Graph):
+            return batch.to(device, non_blocking=True)
+        return {name: graph.to(device, non_blocking=True) for name, graph in batch.items()}
+
+    def _terms_in_words(self, means: Tensor) -> str:
+        return ", ".join(f"{t.label} {m.item():.3g}" for t, m in zip(self.loss.terms, means))
+
+
+def as_one(batch: Batch) -> Graph:
+    """The batches of several sources as one; those that ran out are None."""
+    if isinstance(batch, Graph):
+        return batch
+    return collate([graph for graph in batch.values() if graph is not None])

@@ -1,0 +1,79 @@
+"""The whole config of a run: what a config file holds."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from physicsml_ase.config import ModelConfig, config
+from physicsml_ase.data.settings import DataModuleConfig
+from physicsml_ase.models.painn import PaiNNConfig
+from physicsml_ase.nn.heads import HeadConfig
+from physicsml_ase.train.ema import EmaConfig
+from physicsml_ase.train.losses import LossTerm
+from physicsml_ase.train.optim import OptimizerConfig, SchedulerConfig
+from physicsml_ase.train.trainer import TrainerConfig
+
+
+@config
+class StageConfig:
+    """One stage of transfer learning."""
+
+    freeze_modules: list[str] = Field(default_factory=list)
+    """Modules whose weights stay as they are, by their path in the potential: model.embed, model.messages.0."""
+    trainer: dict[str, Any] = Field(default_factory=dict)
+    """Overrides of `trainer` in this stage."""
+    datamodule: dict[str, Any] = Field(default_factory=dict)
+    """Overrides of `datamodule` in this stage."""
+    optimizer: OptimizerConfig | None = None
+    """Optimizer of this stage; None: that of the run."""
+    scheduler: SchedulerConfig | None = None
+    """Scheduler of this stage; None: that of the run."""
+
+
+@config
+class TransferConfig:
+    """Start from a trained checkpoint."""
+
+    ckpt: str
+    """The pre-trained `model.ckpt`, or a training checkpoint."""
+    modules_to_match: dict[str, str] | None = None
+    """{new: pre-trained} paths of modules whose weights are taken over. None: all of them."""
+    stages: list[StageConfig] = Field(default_factory=list)
+    """Trained one after the other; none: one stage with the run's own settings."""
+
+
+@config
+class RunConfig:
+    """A training run."""
+
+    model: ModelConfig = PaiNNConfig()
+    """Architecture and its hyperparameters, chosen by `name`."""
+    datamodule: DataModuleConfig = DataModuleConfig()
+    """Data, labels, batches and neighbour lists."""
+    trainer: TrainerConfig = TrainerConfig()
+    """Lightning's Trainer."""
+    loss: dict[str, LossTerm] | None = None
+    """One term for each label, by its name. None: the recipe's, for every label that the data have."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Any optimizer of torch.optim."""
+    scheduler: SchedulerConfig | None = SchedulerConfig()
+    """Any learning-rate schedule of torch.optim.lr_scheduler, or WarmupCosine over the run's whole length."""
+    ema: EmaConfig = EmaConfig()
+    """Moving average of the weights: what is validated, selected and deployed."""
+    heads: dict[str, HeadConfig] = Field(default_factory=dict)
+    """How labels are read off the atoms, by the label's name, where that is not the default."""
+    reference_energies: dict[str, float] | Literal["isolated_atoms", "least_squares"] | None = None
+    """Energy of each lone atom by its symbol [eV], or where to take them from. None: isolated atoms in the
+    training data if there is one for every element, else a robust least-squares fit."""
+    energy_scale: Annotated[float, Field(gt=0)] | None = None
+    """Scale of the learned energy of an atom [eV]. None: the RMS force component of the training data x 1 Å."""
+    avg_num_neighbors: Annotated[float, Field(gt=0)] | None = None
+    """Mean number of neighbours that sums are normalised by. None: that of the training data."""
+    transfer_learning: TransferConfig | None = None
+    """Start from a trained checkpoint."""
+    compile: bool | dict[str, Any] = False
+    """Compile the training step with torch.compile, or with these options of it."""
+    float32_matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    """Precision of float32 matrix products on GPUs (torch.set_float32_matmul_precision)."""
+    seed: int = 0
+    """Seed of the weights, the split and the batches."""
