@@ -39,22 +39,23 @@ def to_graph(
     `pbc` and `cell` override the structure's own. `where` names the structure in messages. Raises
     `InputError` where positions, cell or labels can not be used.
     """
-    cell = np.array(atoms.cell.array if cell is None else cell, dtype=np.float64)
-    pbc = np.array(atoms.pbc if pbc is None else pbc, dtype=bool)
+    box = np.array(atoms.cell.array if cell is None else cell, dtype=np.float64)
+    periodic = np.array(atoms.pbc if pbc is None else pbc, dtype=bool)
     if len(atoms) == 0:
         raise InputError(f"{where}: has no atoms; remove it")
     try:
-        neighbors = neighbor_list(atoms.positions, cell, pbc, cutoff, self_interaction)
+        neighbors = neighbor_list(atoms.positions, box, periodic, cutoff, self_interaction)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     inputs = {"graph_attrs": torch.from_numpy(graph_attrs(atoms, attrs, where))} if attrs else {}
     found = {label.name: find_label(atoms, label, where, non_finite) for label in labels}
-    if "stress" in found and np.linalg.matrix_rank(cell) < 3:
+    if "stress" in found and np.linalg.matrix_rank(box) < 3:
         found["stress"] = np.full((3, 3), np.nan)  # without a volume there is no stress to compare with
     targets = {
-        label.name: _as_target(found[label.name], label, neighbors.edge_index, where) for label in labels
+        label.name: _as_target(found[label.name], label, len(atoms), neighbors.edge_index, where)
+        for label in labels
     }
-    return build_graph(atoms.numbers, atoms.positions, cell, pbc, neighbors, inputs, targets)
+    return build_graph(atoms.numbers, atoms.positions, box, periodic, neighbors, inputs, targets)
 
 
 def build_graph(
@@ -144,12 +145,15 @@ def _look_up(atoms: Atoms, key: str) -> object | None:
     return None
 
 
-def _as_target(value: Array | None, label: Label, edge_index: NDArray[np.int64], where: str) -> Tensor:
+def _as_target(
+    value: Array | None, label: Label, num_atoms: int, edge_index: NDArray[np.int64], where: str
+) -> Tensor:
     """A label with its leading N, E or 1, NaN where it is missing."""
     i, j = edge_index
+    if value is None:
+        rows = {"edge": len(i), "atom": num_atoms, "structure": 1}[label.level]
+        return torch.full((rows, *label.shape), torch.nan, dtype=torch.float64)
     if label.level == "edge":
-        if value is None:
-            return torch.full((len(i), *label.shape), torch.nan, dtype=torch.float64)
         if len(np.unique(i * len(value) + j)) < len(i):
             raise InputError(
                 f"{where}: {label.key} has one value for each pair of atoms, but within the cut-off a pair "

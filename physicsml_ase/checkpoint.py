@@ -24,7 +24,12 @@ from physicsml_ase.potential import Potential
 from physicsml_ase.version import __version__
 
 FORMAT, FORMAT_VERSION = "physicsml_ase", 1
-UNITS = {"energy": "eV", "length": "Å", "charge": "e", "stress": "eV/Å^3, dE/d(strain)/V, positive in tension"}
+UNITS = {
+    "energy": "eV",
+    "length": "Å",
+    "charge": "e",
+    "stress": "eV/Å^3, dE/d(strain)/V, positive in tension",
+}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 PREFIX = "potential."  # of the potential's weights in the LightningModule
 
@@ -53,7 +58,9 @@ def build_potential(description: Mapping[str, Any], where: str = "checkpoint") -
     return Potential(
         model=validate(model_config_type(), description["model"], where=f"{where}: model"),
         domain=validate(Domain, description["domain"], where=f"{where}: domain"),
-        labels=tuple(Label(name, level, tuple(shape), key) for name, level, shape, key in description["labels"]),
+        labels=tuple(
+            Label(name, level, tuple(shape), key) for name, level, shape, key in description["labels"]
+        ),
         heads={k: validate(HeadConfig, v, where=f"{where}: heads") for k, v in description["heads"].items()},
     )
 
@@ -107,7 +114,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         return contents
     if isinstance(contents, dict) and isinstance(contents.get(FORMAT), dict):
         ema = contents.get("ema") or {}
-        weights = {k.removeprefix(PREFIX): v for k, v in contents["state_dict"].items() if k.startswith(PREFIX)}
+        weights = {
+            k.removeprefix(PREFIX): v for k, v in contents["state_dict"].items() if k.startswith(PREFIX)
+        }
         weights |= ema.get("weights", {})
         return contents[FORMAT] | {"state_dict": weights, "frames": [], "about": {}}
     raise InputError(f"{path}: is not a physicsml_ase checkpoint")
@@ -126,7 +135,9 @@ def load_potential(
     try:
         potential.load_state_dict(contents["state_dict"])
     except RuntimeError as error:
-        raise InputError(f"{path}: weights do not fit the model: {' '.join(str(error).split())[:300]}") from None
+        raise InputError(
+            f"{path}: weights do not fit the model: {' '.join(str(error).split())[:300]}"
+        ) from None
     if isinstance(dtype, str):
         if dtype not in DTYPES:
             raise InputError(f"dtype {dtype!r} is not known: use {' or '.join(DTYPES)}")
@@ -144,7 +155,9 @@ def replay(path: str | Path, potential: Potential) -> float:
     frames, relative to their largest value; 0 where none are stored. Rounding is about 1e-5 in float32."""
     worst = 0.0
     for frame in read_checkpoint(path)["frames"]:
-        graph = Graph(**frame["graph"], inputs=frame["inputs"], targets={}).to(potential.references.table.device)
+        graph = Graph(**frame["graph"], inputs=frame["inputs"], targets={}).to(
+            potential.references.table.device
+        )
         now = potential(graph)
         name = "forces" if "forces" in now else next(iter(now))
         then = frame["results"][name].to(now[name])
@@ -159,4 +172,3 @@ def _with_results(potential: Potential, graph: Graph) -> dict[str, Any]:
     inputs = fields.pop("inputs")
     fields.pop("targets")
     return {"graph": {k: v.cpu().clone() for k, v in fields.items()}, "inputs": inputs, "results": results}
-

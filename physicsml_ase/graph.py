@@ -33,8 +33,9 @@ class Graph(NamedTuple):
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Graph":
         """The same graph with `change` applied to every tensor."""
-        fields = ({k: change(v) for k, v in f.items()} if isinstance(f, dict) else change(f) for f in self)
-        return Graph(*fields)
+        *tensors, inputs, targets = self
+        inputs, targets = ({k: change(v) for k, v in named.items()} for named in (inputs, targets))
+        return Graph(*map(change, tensors), inputs, targets)  # type: ignore[arg-type]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Graph":
         """The same graph on another device."""

@@ -121,5 +121,7 @@ def forces_and_stress(graph: Graph, r_ij: Tensor, g: Tensor) -> dict[str, Tensor
     virial = segment_sum(r_ij[:, :, None] * g[:, None, :], graph.batch.index_select(0, i), len(graph.cell))
     # |det|: a left-handed cell has the same volume; without a full cell there is none, and no stress
     volume = torch.linalg.det(graph.cell).abs()
-    volume = torch.where(volume > 1e-9, volume, torch.nan)
-    return {"forces": forces, "stress": (virial + virial.mT) / (2 * volume[:, None, None])}
+    full = (volume > 1e-9)[:, None, None]
+    stress = (virial + virial.mT) / (2 * torch.where(full, volume[:, None, None], 1.0))
+    # NaN is put in last: a division by it would send NaN back to the weights, whatever a loss masks
+    return {"forces": forces, "stress": torch.where(full, stress, torch.nan)}

@@ -31,7 +31,9 @@ def structures() -> dict[str, Atoms]:
     """One of each kind: molecule, crystals of every cell, slabs, a wire, far and lone atoms."""
     crystal = alloy(rattled(bulk("Cu", cubic=True)))
     triclinic = alloy(rattled(bulk("Cu").repeat((2, 2, 1))))
-    triclinic.set_cell(triclinic.cell.array @ (np.eye(3) + 0.07 * np.arange(9).reshape(3, 3) / 8), scale_atoms=True)
+    triclinic.set_cell(
+        triclinic.cell.array @ (np.eye(3) + 0.07 * np.arange(9).reshape(3, 3) / 8), scale_atoms=True
+    )
     left = triclinic.copy()
     left.set_cell(triclinic.cell.array[[1, 0, 2]])
     slab = alloy(rattled(fcc111("Cu", (2, 2, 2), vacuum=6.0)))

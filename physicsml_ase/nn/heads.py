@@ -134,7 +134,9 @@ class LabelHead(nn.Module):
         }
         kind = kinds.get((label.level == "edge", label.shape))
         if kind is None:
-            raise InputError(f"label {label.name!r}: there is no head for shape {label.shape} per {label.level}")
+            raise InputError(
+                f"label {label.name!r}: there is no head for shape {label.shape} per {label.level}"
+            )
         self.label, self.head = label, kind(num_scalars, num_vectors)
         known = PROPERTIES.get(label.name)
         self.pool = settings.pool or ("sum" if known is not None and known.extensive else "mean")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -69,17 +69,15 @@ class Ema:
         """Move the average to the module's device."""
         self.weights = {name: value.to(device) for name, value in self.weights.items()}
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         """Plain data that `load_state_dict` takes."""
         return {"steps": self.steps, "weights": {k: v.clone() for k, v in self.weights.items()}}
 
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a saved average."""
-        weights = state["weights"]
-        assert isinstance(weights, dict) and isinstance(state["steps"], int)
         self.steps = state["steps"]
         for name, value in self.weights.items():
-            value.copy_(weights[name])
+            value.copy_(state["weights"][name])
 
     def _set(self, weights: Mapping[str, Tensor]) -> None:
         for name, p in self.module.named_parameters():

@@ -86,18 +86,21 @@ class Loss(nn.Module):
 
     def __init__(self, terms: Mapping[str, LossTerm]) -> None:
         super().__init__()
+        self.labels = tuple(terms)
+        self.weights = tuple(term.weight for term in terms.values())
         self.terms = nn.ModuleList(Term(label, settings) for label, settings in terms.items())
 
     def forward(self, predictions: Mapping[str, Tensor], graph: Graph) -> tuple[Tensor, Tensor]:
         """Sums (T,) and counts (T,) of the terms, in their order."""
-        parts = [term(predictions[term.label], graph.targets[term.label], graph) for term in self.terms]
+        parts = [
+            term(predictions[name], graph.targets[name], graph) for name, term in zip(self.labels, self.terms)
+        ]
         sums, counts = zip(*parts)
         return torch.stack(sums), torch.stack(counts)
 
     def total(self, means: Tensor) -> Tensor:
         """The weighted sum of the terms' means (T,)."""
-        weights = torch.tensor([term.weight for term in self.terms], dtype=means.dtype, device=means.device)
-        return (weights * means).sum()
+        return (means * means.new_tensor(self.weights)).sum()
 
 
 def default_loss(labels: Mapping[str, str]) -> dict[str, LossTerm]:
@@ -107,8 +110,6 @@ def default_loss(labels: Mapping[str, str]) -> dict[str, LossTerm]:
     """
     weights = {"energy": 2.0, "forces": 1.0, "stress": 20.0}
     return {
-        name: LossTerm(
-            name="L2NormLoss", weight=weights.get(name, 1.0), per_atom=name == "energy"
-        )
+        name: LossTerm(name="L2NormLoss", weight=weights.get(name, 1.0), per_atom=name == "energy")
         for name in labels
     }

@@ -4,7 +4,7 @@ import warnings
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanAbsoluteError, MeanSquaredError
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric
 
 from physicsml_ase.conventions import Label
 from physicsml_ase.graph import Graph
@@ -19,9 +19,12 @@ class Errors(nn.Module):
     def __init__(self, labels: tuple[Label, ...]) -> None:
         super().__init__()
         self.names = [label.name for label in labels]
-        self.mae = nn.ModuleDict({name: MeanAbsoluteError().set_dtype(torch.float64) for name in self.names})
-        self.rmse = nn.ModuleDict(
-            {name: MeanSquaredError(squared=False).set_dtype(torch.float64) for name in self.names}
+        self.metrics: dict[str, dict[str, Metric]] = {
+            name: {"mae": MeanAbsoluteError(), "rmse": MeanSquaredError(squared=False)} for name in self.names
+        }
+        # as modules they move with the device
+        self.parts = nn.ModuleList(
+            m.set_dtype(torch.float64) for of in self.metrics.values() for m in of.values()
         )
 
     def update(self, predictions: dict[str, Tensor], graph: Graph) -> None:
@@ -34,8 +37,8 @@ class Errors(nn.Module):
             if present.any():
                 error = (prediction - target)[present]
                 zero = torch.zeros_like(error)
-                self.mae[name].update(error, zero)
-                self.rmse[name].update(error, zero)
+                for metric in self.metrics[name].values():
+                    metric.update(error, zero)
 
     def compute(self) -> dict[str, float]:
         """{"energy/mae": meV/atom, "forces/rmse": meV/Å, ...} over what was counted; labels seen nowhere
@@ -43,7 +46,7 @@ class Errors(nn.Module):
         out = {}
         for name in self.names:
             factor = 1e3 if name in MILLI else 1.0
-            for kind, metric in (("mae", self.mae[name]), ("rmse", self.rmse[name])):
+            for kind, metric in self.metrics[name].items():
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # a rank may have seen none: that is a NaN here
                     value = float(metric.compute())
@@ -53,8 +56,9 @@ class Errors(nn.Module):
 
     def reset(self) -> None:
         """Forget everything, for the next epoch."""
-        for metric in (*self.mae.values(), *self.rmse.values()):
-            metric.reset()
+        for of in self.metrics.values():
+            for metric in of.values():
+                metric.reset()
 
 
 def in_words(errors: dict[str, float]) -> str:

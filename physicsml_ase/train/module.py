@@ -73,7 +73,7 @@ class PotentialModule(pl.LightningModule):
                 f"the loss became {total.item()} at step {self.global_step} ({self._terms_in_words(means)}); "
                 "lower the learning rate, set trainer.gradient_clip_val, or look for wrong labels in the data"
             )
-        values = {f"train/{t.label}/loss": m.detach() for t, m in zip(self.loss.terms, means)}
+        values = {f"train/{name}/loss": m.detach() for name, m in zip(self.loss.labels, means)}
         self.log_dict(
             values | {"train/total/loss": total.detach()},
             on_step=False,
@@ -145,7 +145,7 @@ class PotentialModule(pl.LightningModule):
         if dist.is_initialized():
             dist.all_reduce(both)
         means = both[0] / both[1].clamp_min(1)
-        values = {f"{stage}/{t.label}/loss": m.item() for t, m in zip(self.loss.terms, means)}
+        values = {f"{stage}/{name}/loss": m.item() for name, m in zip(self.loss.labels, means)}
         values[f"{stage}/total/loss"] = self.loss.total(means).item()
         values |= {f"{stage}/{name}": value for name, value in self.errors.compute().items()}
         self.log_dict(values, rank_zero_only=False, sync_dist=False)
@@ -207,7 +207,7 @@ class PotentialModule(pl.LightningModule):
         return {name: graph.to(device, non_blocking=True) for name, graph in batch.items()}
 
     def _terms_in_words(self, means: Tensor) -> str:
-        return ", ".join(f"{t.label} {m.item():.3g}" for t, m in zip(self.loss.terms, means))
+        return ", ".join(f"{name} {m.item():.3g}" for name, m in zip(self.loss.labels, means))
 
 
 def as_one(batch: Batch) -> Graph:
