@@ -265,13 +265,14 @@ def _mirrored(pairs: _Pairs, n: int, self_interaction: bool) -> tuple[Neighbors,
     itself = np.arange(n if self_interaction else 0)
     centre = np.concatenate([pairs.i, pairs.j, itself])
     neighbor = np.concatenate([pairs.j, pairs.i, itself])
-    shift = np.concatenate([pairs.shift, -pairs.shift, np.zeros((len(itself), 3))])
+    shift = np.concatenate([pairs.shift, 0.0 - pairs.shift, np.zeros((len(itself), 3))])  # no negative zeros
     key = centre.astype(np.uint16) if n <= 65536 else centre  # numpy sorts 16 bits by radix
     order = np.argsort(key, kind="stable")
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
     pair = np.concatenate([np.arange(m), np.arange(m + len(itself))])
     mirror = np.concatenate([place[m : 2 * m], place[:m], place[2 * m :]])
-    shift += 0.0  # no negative zeros
-    edges = Neighbors(np.stack([centre[order], neighbor[order]]), shift[order], mirror[order])
-    return edges, pair[order]
+    edge_index = np.empty((2, len(order)), np.int64)
+    centre.take(order, out=edge_index[0])
+    neighbor.take(order, out=edge_index[1])
+    return Neighbors(edge_index, shift.take(order, 0), mirror.take(order)), pair.take(order)
