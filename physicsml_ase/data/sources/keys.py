@@ -1,0 +1,87 @@
+"""What a structure carries that could be a label, and what a user probably means by it."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from ase import Atoms
+
+from physicsml_ase.conventions import PROPERTIES
+
+Shape = tuple[int, ...] | None
+"""Shape of a number or an array of numbers; None for text and everything else."""
+
+STEMS = {
+    "energy": r"energy|toten|etot|^e$|^e_?(dft|ref|tot)$",
+    "forces": r"forces?|^f$",
+    "stress": r"stress",
+    "dipole": r"dipole",
+    "charges": r"charges?",
+    "magmoms": r"magmoms?|spins?",
+}
+"""How people name the properties. Virials and gradients have another unit or sign, so they are not here."""
+
+OTHER = re.compile(
+    r"free|kin|formation|per_?atom|atomi[cs]|error|std|var|weight|shift|uncert|delta|pred", re.I
+)
+"""Names that contain a stem but mean something else."""
+
+
+def available_keys(atoms: Atoms) -> dict[str, dict[str, Shape]]:
+    """Every key that could name a label, by where it is kept; a db row has two places of its own."""
+    info = dict(atoms.info)
+    pairs = info.pop("key_value_pairs", None)
+    data = info.pop("data", None)
+    places = {
+        "calculator": getattr(atoms.calc, "results", {}),
+        "info": info,
+        "arrays": {k: v for k, v in atoms.arrays.items() if k not in ("numbers", "positions")},
+        "key_value_pairs": pairs if isinstance(pairs, dict) else {},
+        "data": data if isinstance(data, dict) else {},
+    }
+    found = {place: {str(k): _shape(v) for k, v in values.items()} for place, values in places.items()}
+    return {place: keys for place, keys in found.items() if keys}
+
+
+def suggest_label_keys(atoms: Atoms) -> dict[str, str]:
+    """{our name: the user's key} for the known properties that are there under another name only."""
+    found = available_keys(atoms)
+    shapes = {key: shape for keys in found.values() for key, shape in keys.items()}
+    suggested = {}
+    for name, stem in STEMS.items():
+        if name in shapes:
+            continue
+        lead = (len(atoms),) if PROPERTIES[name].level == "atom" else ()
+        allowed = {lead + PROPERTIES[name].shape} | ({(6,), (9,)} if name == "stress" else set())
+        fitting = [
+            key
+            for key, shape in shapes.items()
+            if shape in allowed and re.search(stem, key, re.I) and not OTHER.search(key)
+        ]
+        if fitting:
+            suggested[name] = min(fitting, key=lambda key: (key.lower() != name, len(key), key))
+    return suggested
+
+
+def describe_missing(atoms: Atoms, names: Sequence[str], where: str) -> str:
+    """A message for labels that a structure lacks: what it has instead, and how to name it."""
+    found = [
+        f"{place}: {', '.join(key for key in keys if key != 'unique_id')}"
+        for place, keys in available_keys(atoms).items()
+        if set(keys) - {"unique_id"}
+    ]
+    message = f"no {', '.join(names)} in {where}; found {'; '.join(found) or 'no labels at all'}"
+    keys = {name: key for name, key in suggest_label_keys(atoms).items() if name in names}
+    if not keys:
+        return message
+    return f"{message}; name them with label_keys={{{', '.join(f'{k}: {v}' for k, v in keys.items())}}}"
+
+
+def _shape(value: object) -> Shape:
+    if isinstance(value, str | bytes | bool | dict) or value is None:
+        return None
+    try:
+        array = np.asarray(value)
+    except ValueError:  # ragged
+        return None
+    return array.shape if array.dtype.kind in "iuf" else None

@@ -1,0 +1,93 @@
+"""Frames held in memory: Atoms that the user gives, and files of formats without random access."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import BaseCalculator
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import iread
+
+from physicsml_ase.conventions import InputError
+from physicsml_ase.data.sources.files import File, file_hash, find_file, one_line
+from physicsml_ase.data.sources.source import Source
+
+
+@dataclass(frozen=True, eq=False)
+class _Held:
+    atoms: tuple[Atoms, ...]
+    noun: str  # what the messages call a structure, with the file's name if there is one
+    file: File | None = None
+
+    def where(self, key: int) -> str:
+        return f"{self.noun} {key}"
+
+    def read(self, key: int) -> Atoms:
+        return self.atoms[key]
+
+    def content_hash(self) -> str:
+        if self.file:
+            return file_hash(self.file)
+        digest = hashlib.blake2b(digest_size=16)
+        for atoms in self.atoms:
+            results = getattr(atoms.calc, "results", {})
+            for part in (atoms.cell.array, atoms.pbc, atoms.arrays, atoms.info, results):
+                _feed(digest, part)
+        return digest.hexdigest()
+
+
+def hold_atoms(atoms: Sequence[Atoms]) -> Source:
+    """A source of the user's own Atoms; the same objects, but for live calculators (see `_with_results`)."""
+    if not atoms:
+        raise InputError("no structures: the list is empty")
+    frames = _Held(tuple(_with_results(a) for a in atoms), "structure")
+    return Source(f"{len(atoms)} Atoms", frames, np.arange(len(atoms), dtype=np.int64))
+
+
+def hold_file(name: str) -> Source:
+    """All structures of a file in any format that `ase.io` reads."""
+    file = find_file(name)
+    try:
+        atoms = tuple(iread(file.path, ":", parallel=False))
+    except Exception as error:  # ASE's many readers raise anything
+        raise InputError(f"{name} can not be read by ase.io: {one_line(error)}") from None
+    return from_file(file, atoms, "frame")
+
+
+def from_file(file: File, atoms: tuple[Atoms, ...], noun: str) -> Source:
+    """A source of structures that were read from a file at once."""
+    if not atoms:
+        raise InputError(f"no structures in {file.name}")
+    frames = _Held(atoms, f"{file.name} {noun}", file)
+    return Source(file.name, frames, np.arange(len(atoms), dtype=np.int64))
+
+
+def _with_results(atoms: Atoms) -> Atoms:
+    """Atoms whose calculator is plain results, so that they pickle and do not change behind our back.
+
+    A live calculator that several Atoms share has results for the one it saw last only; for the others
+    there are none.
+    """
+    calc = atoms.calc
+    if calc is None or isinstance(calc, SinglePointCalculator):
+        return atoms
+    frozen = atoms.copy()
+    if isinstance(calc, BaseCalculator) and calc.results and not calc.check_state(atoms):
+        frozen.calc = SinglePointCalculator(frozen, **calc.results)
+    return frozen
+
+
+def _feed(digest: "hashlib.blake2b", value: object) -> None:
+    """Add a value to the hash: numbers by their bytes, all else by how it is written."""
+    if isinstance(value, dict):
+        for key in sorted(value, key=str):
+            digest.update(f"{key}:".encode())
+            _feed(digest, value[key])
+        return
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf":
+        digest.update(f"{value.dtype.str}{value.shape}".encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+    else:
+        digest.update(repr(value.tolist() if isinstance(value, np.ndarray) else value).encode())
