@@ -1,8 +1,8 @@
 """Neighbour lists: full, sorted by centre, with the reverse of every edge; and a list kept within a skin.
 
-vesin searches the pairs. It is fast, but version 0.6.2 must be kept from what it does not survive (found by
-tests, see `_friendly`): mixed periodicity with a cell that is not along the axes (pairs are missed), atoms
-far apart (the process dies of SIGFPE, or hangs), strongly sheared and very thin cells (hangs).
+vesin searches the pairs. It is fast, but version 0.6.2 hangs on strongly sheared and on very thin cells and
+on partly periodic structures with an atom far from the others, and dies of SIGFPE when a structure is much
+longer than wide; `_friendly` keeps these from it.
 N atoms, E directed edges, M undirected pairs.
 """
 

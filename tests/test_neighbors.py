@@ -87,7 +87,6 @@ def test_a_cell_vector_that_is_not_periodic_is_ignored():
 
 
 def test_wire_along_another_axis_than_its_cell_vector():
-    # vesin 0.6.2 takes Cartesian x, y, z for the non-periodic directions 0, 1, 2, whatever the cell is
     cell = np.zeros((3, 3))
     cell[0] = [0, 0, 3.0]
     edges = neighbor_list(np.array([[0, 0, 0.1], [0, 0, 1.6]]), cell, (True, False, False), 2.0)
