@@ -5,7 +5,7 @@
         "PaiNN's hyperparameters."
         name: Literal["painn"] = "painn"
         "Which architecture."
-        channels: int = Field(128, ge=1)
+        channels: Annotated[int, Field(ge=1)] = 128
         "Features per atom."
 
 The field's attribute docstring is its help everywhere: `describe`, the JSON schema, the documentation.

@@ -36,14 +36,21 @@ def fields(cls: type) -> dict[str, FieldInfo]:
     return cls.__pydantic_fields__  # type: ignore[attr-defined]
 
 
-def explained(loc: Location, text: str, kind: str = _EXPLAINED) -> InitErrorDetails:
-    """One error in our own words; see `failure`."""
+def explained(loc: Location, text: str, *, absent: bool = False) -> InitErrorDetails:
+    """One error in our own words, for `failure`; `absent` if the key at its place was not given."""
+    kind = _MISSING if absent else _EXPLAINED
     return {"type": PydanticCustomError(kind, "{text}", {"text": text}), "loc": loc, "input": None}
 
 
 def failure(lines: list[InitErrorDetails]) -> ValidationError:
     """What a validator raises to report `lines`; pydantic prefixes their locations with its own."""
     return ValidationError.from_exception_data("config", lines)
+
+
+def within(prefix: Location, error: ValidationError, value: object) -> ValidationError:
+    """The error of a value that a validator checked by itself, at the value's own place."""
+    found = paths(error.errors(include_url=False), value)
+    return failure([explained((*prefix, *path), reason(details)) for path, details in found])
 
 
 def reason(error: ErrorDetails) -> str:
@@ -102,10 +109,10 @@ def _explain(cls: type, given: object, error: ValidationError) -> Iterator[InitE
             yield from (explained((), reason(details)) for details in errors)
         elif loc[0] not in known:
             yield explained(loc, f"unknown key; {did_you_mean(str(loc[0]), known)}")
-        elif loc[0] not in given:
-            yield explained(loc, f"missing; must be {_allowed(known[str(loc[0])])}", _MISSING)
+        elif errors[0]["type"] == "missing" and not errors[0]["loc"]:
+            yield explained(loc, f"missing; must be {_allowed(known[str(loc[0])])}", absent=True)
         else:
-            yield from _explain_value(loc, given[loc[0]], known[str(loc[0])], errors)
+            yield from _explain_value(loc, given.get(loc[0]), known[str(loc[0])], errors)
 
 
 def _explain_value(
@@ -114,7 +121,7 @@ def _explain_value(
     for path, details in paths(errors, value):
         at = (*loc, *path)
         if details["type"] in (_EXPLAINED, _MISSING):
-            yield explained(at, reason(details), details["type"])
+            yield explained(at, reason(details), absent=details["type"] == _MISSING)
         elif details["type"] in ("value_error", "finite_number") or (path and details["type"] != "missing"):
             key = "key " if details["loc"][-1:] == ("[key]",) else ""
             yield explained(at, f"{key}{short(details['input'])}: {reason(details)}")

@@ -84,7 +84,7 @@ def _validate(data: object) -> object:
         )
     name = data.get("name", next((name for name, model in MODELS.items() if model.default), None))
     if name is None:
-        raise failure([explained(("name",), f"missing; must be {_names()}", "explained_missing")])
+        raise failure([explained(("name",), f"missing; must be {_names()}", absent=True)])
     if name not in MODELS:
         raise failure(
             [explained(("name",), f"unknown model {short(name)}; {did_you_mean(str(name), MODELS)}")]
