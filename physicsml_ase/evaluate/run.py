@@ -1,0 +1,173 @@
+"""One pass over a source: predictions against labels."""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols
+
+from physicsml_ase.atoms import find_label
+from physicsml_ase.conventions import InputError, Label
+from physicsml_ase.data.sources import SourceSpec, describe_missing, open_source
+from physicsml_ase.evaluate.errors import Array, Owners, Quantity
+from physicsml_ase.evaluate.frames import levels_of
+from physicsml_ase.evaluate.predict import BATCH_ATOMS, Batch, predict_batches
+from physicsml_ase.evaluate.report import Evaluation
+from physicsml_ase.evaluate.spool import Spool
+from physicsml_ase.potential import Potential
+
+log = logging.getLogger("physicsml_ase")
+
+SHIFTED = 5.0
+"""A mean error of the energies this many times its spread is a shifted reference, not a bad model."""
+SMALLEST_SHIFT = 0.01  # eV/atom
+
+
+def evaluate(
+    potential: Potential,
+    source: SourceSpec,
+    *,
+    batch_atoms: int = BATCH_ATOMS,
+    label_keys: Mapping[str, str] | None = None,
+    group_key: str = "config_type",
+) -> Evaluation:
+    """Errors of a potential against the labels of a source, which is read once, as a stream.
+
+    Labels are looked for under the keys that the potential was trained with; `label_keys` ({our name: key
+    in this data}) overrides. `group_key` of `Atoms.info` names groups of structures that are also counted
+    by themselves. Structures without a label are left out of that label's errors, and counted.
+    """
+    source = open_source(source)
+    labels = _with_keys(potential.labels, label_keys or {})
+    told = bool(potential.references.table.any())
+    quantities = _quantities(labels)
+    references = potential.references.table.cpu().numpy()
+    structures_of: dict[str, int] = {}
+    atoms_of = np.zeros(len(chemical_symbols), dtype=np.int64)
+    energy_errors: list[Array] = []
+    not_finite: list[str] = []
+    levels, spool = levels_of(labels), Spool()
+    done = 0
+    for batch in predict_batches(potential, source, labels, batch_atoms=batch_atoms):
+        groups = [_group(atoms, group_key) for atoms in batch.frames]
+        for group in groups:
+            structures_of[group] = structures_of.get(group, 0) + 1
+        numbers = batch.graph.atomic_numbers.numpy()
+        atoms_of += np.bincount(numbers, minlength=len(atoms_of))
+        for label in labels:
+            energy_errors += _count_in(quantities, label, batch, groups, references[numbers])
+            not_finite += _not_finite(label, batch, [source.where(done + k) for k in range(len(groups))])
+        kept = {k: v for k, v in batch.results.items() if levels[k] != "edge"}
+        targets = {k: v.numpy() for k, v in batch.graph.targets.items() if levels[k] != "edge"}
+        spool.append(len(groups), kept, targets)
+        done += len(groups)
+    notes = _notes(labels, quantities, energy_errors, not_finite)
+    if not any(quantity.structures for quantity in quantities.values()):
+        names = [label.key for label in labels]
+        notes.append(f"nothing to compare with: {describe_missing(source[0], names, source.where(0))}")
+    for note in notes:
+        log.warning("%s", note)
+    return Evaluation(
+        source=source,
+        labels=labels,
+        quantities=quantities,
+        structures_of=structures_of,
+        atoms_of={chemical_symbols[z]: int(atoms_of[z]) for z in np.flatnonzero(atoms_of)},
+        notes=notes,
+        energies_are_relative=told,
+        spool=spool,
+    )
+
+
+def _with_keys(labels: Sequence[Label], keys: Mapping[str, str]) -> tuple[Label, ...]:
+    unknown = [name for name in keys if name not in {label.name for label in labels}]
+    if unknown:
+        known = ", ".join(label.name for label in labels)
+        raise InputError(f"label_keys: {unknown[0]} is not a label of this model ({known})")
+    return tuple(label._replace(key=keys.get(label.name, label.key)) for label in labels)
+
+
+def _quantities(labels: Sequence[Label]) -> dict[str, Quantity]:
+    """What is compared; energies both by atom and as they are."""
+    found = {}
+    for label in labels:
+        if label.name == "energy":
+            found["energy_per_atom"] = Quantity("energy_per_atom", "structure", "eV/atom")
+        found[label.name] = Quantity(label.name, label.level, label.unit)
+    return found
+
+
+def _count_in(
+    quantities: Mapping[str, Quantity], label: Label, batch: Batch, groups: Sequence[str], e0: Array
+) -> list[Array]:
+    """Add a batch's values of one label; of energies, return the errors per atom too."""
+    graph = batch.graph
+    owner = graph.batch.numpy()
+    places = {
+        "structure": Owners(np.arange(len(groups)), None),
+        "atom": Owners(owner, graph.atomic_numbers.numpy()),
+        "edge": Owners(owner[graph.edge_index[0].numpy()], None),
+    }
+    reference = graph.targets[label.name].numpy()
+    rows = (len(reference), int(np.prod(label.shape, dtype=int)))
+    reference, prediction = reference.reshape(rows), batch.results[label.name].reshape(rows)
+    if label.name != "energy":
+        quantities[label.name].add(prediction, reference, places[label.level], groups)
+        return []
+    num_atoms = graph.num_atoms.numpy()[:, None]
+    shift = np.bincount(owner, e0, minlength=len(groups)).astype(np.float64)  # (S,)
+    quantities["energy"].add(prediction, reference, places["structure"], groups, shift)
+    quantities["energy_per_atom"].add(
+        prediction / num_atoms, reference / num_atoms, places["structure"], groups, shift / num_atoms[:, 0]
+    )
+    errors = ((prediction - reference) / num_atoms)[:, 0]
+    return [errors[np.isfinite(errors)]]
+
+
+def _group(atoms: Atoms, key: str) -> str:
+    """The group that a structure belongs to, also where an ASE db row keeps it; "" for none."""
+    pairs = atoms.info.get("key_value_pairs")
+    found = atoms.info.get(key, pairs.get(key) if isinstance(pairs, dict) else None)
+    return "" if found is None else str(found)
+
+
+def _not_finite(label: Label, batch: Batch, where: Sequence[str]) -> list[str]:
+    """Structures of a batch whose label is there, but NaN or infinite in places."""
+    missing = np.isnan(batch.graph.targets[label.name].numpy())
+    if not missing.any():
+        return []
+    return [
+        f"{label.key} in {place}"
+        for atoms, place in zip(batch.frames, where)
+        if (value := find_label(atoms, label, place, "missing")) is not None and np.isnan(value).any()
+    ]
+
+
+def _notes(
+    labels: Sequence[Label],
+    quantities: Mapping[str, Quantity],
+    energy_errors: Sequence[Array],
+    not_finite: Sequence[str],
+) -> list[str]:
+    """What a reader of the errors must know."""
+    notes = []
+    if not_finite:
+        more = f" and {len(not_finite) - 3} more" if len(not_finite) > 3 else ""
+        notes.append(f"values that are not finite were left out: {', '.join(not_finite[:3])}{more}")
+    nowhere = [label.key for label in labels if not quantities[label.name].structures]
+    if nowhere and len(nowhere) < len(labels):
+        notes.append(f"no structure has {', '.join(nowhere)}")
+    for label in labels:
+        q = quantities[label.name]
+        if q.structures and q.missing:
+            notes.append(f"{q.missing} of {q.structures + q.missing} structures have no {label.key}")
+    errors = np.concatenate(energy_errors) if energy_errors else np.zeros(0)
+    if len(errors) > 2:
+        mean, spread = float(errors.mean()), float(errors.std())
+        if abs(mean) > max(SHIFTED * spread, SMALLEST_SHIFT):
+            notes.append(
+                f"the energies are off by {mean:+.6g} eV/atom on average, with a spread of only {spread:.3g} "
+                "eV/atom: this data has another energy reference than the model's training data"
+            )
+    return notes
