@@ -8,15 +8,20 @@ under those two names.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 from ase import Atoms
 from ase.db import connect
 from ase.db.core import Database, parse_selection
+from numpy.typing import NDArray
 
 from physicsml_ase.conventions import InputError
-from physicsml_ase.data.sources.engines import LMDB, SQLITE
 from physicsml_ase.data.sources.files import File, file_hash, find_file, handle, one_line
 from physicsml_ase.data.sources.memory import from_file
 from physicsml_ase.data.sources.source import Source
+from physicsml_ase.data.sources.sqlite_file import check_sqlite, open_sqlite, sqlite_ids
+
+Engine = tuple[Callable[[File], None], Callable[[str], Database], Callable[[File, str], NDArray[np.int64]]]
+"""To read one kind of file row by row: refuse a damaged one, open it, list the ids of a selection."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,18 +52,31 @@ def open_database(name: str, selection: str = "") -> Source:
         raise InputError(f"{name}: {selection!r} is not a selection of rows: {one_line(error)}") from None
     if name.lower().endswith(".json"):
         return _hold_json(file, selection)
-    engine = LMDB if name.lower().endswith(".aselmdb") else SQLITE
-    engine.check(file)
+    check, open_, list_ids = _engine(file)
+    check(file)
     try:
-        ids = engine.ids(file, selection)
+        ids = list_ids(file, selection)
     except Exception as error:  # sqlite3, lmdb and zlib have errors of their own
         raise InputError(f"{name} can not be read as an ASE database: {one_line(error)}") from None
     if not len(ids):
         raise InputError(_nothing_in(name, selection))
-    rows = _Rows(file, engine.open_)
+    rows = _Rows(file, open_)
     for key in {int(ids[0]), int(ids[-1])}:
         rows.read(key)
     return Source(name, rows, ids)
+
+
+def _engine(file: File) -> Engine:
+    if not file.path.lower().endswith(".aselmdb"):
+        return check_sqlite, open_sqlite, sqlite_ids
+    try:
+        from physicsml_ase.data.sources.lmdb_file import check_lmdb, lmdb_ids, open_lmdb
+    except ImportError:
+        raise InputError(
+            f"{file.name}: reading .aselmdb needs the package ase-db-backends; "
+            "pip install 'physicsml-ase[aselmdb]'"
+        ) from None
+    return check_lmdb, open_lmdb, lmdb_ids
 
 
 def _hold_json(file: File, selection: str) -> Source:

@@ -78,19 +78,16 @@ def _split_selections(text: str) -> tuple[str, list[str]]:
 
 
 def _open_file(name: str, selections: list[str]) -> Source:
-    slices = [_as_slice(selection) for selection in selections]
-    query = selections[0] if selections and slices[0] is None else ""
-    if query:
-        slices = slices[1:]
     kind = _kind(name)
-    if None in slices or (query and kind != "db"):
-        wrong = query if query and kind != "db" else selections[slices.index(None) + bool(query)]
-        known = (
-            "a slice such as :100, or one selection of rows before it"
-            if kind == "db"
-            else "a slice such as :100"
-        )
-        raise InputError(f"{name}: {wrong!r} after '@' is not {known}")
+    slices = [_as_slice(selection) for selection in selections]
+    query = ""
+    if kind == "db" and selections and selections[0] and slices[0] is None:
+        query, slices, selections = selections[0], slices[1:], selections[1:]
+    if None in slices:
+        wrong = selections[slices.index(None)]
+        rows = ", or one selection of rows before it" if kind == "db" else ""
+        raise InputError(f"{name}: {wrong!r} after '@' is not a slice such as :100{rows}")
+    written = "@".join([name, *([query] if query else []), *selections])
     first = slices[0] if slices else None
     openers: dict[str, Callable[[], Source]] = {
         "db": lambda: open_database(name, query),
@@ -99,13 +96,12 @@ def _open_file(name: str, selections: list[str]) -> Source:
         "other": lambda: hold_file(name),
     }
     source = openers[kind]()
-    for chosen, selection in zip(slices, selections[bool(query) :]):
-        assert chosen is not None
-        picked = range(len(source))[chosen]
+    for chosen in slices:
+        picked = range(len(source))[chosen or slice(None)]
         if not picked:
-            raise InputError(f"{name}@{selection} chooses none of {len(source)} structures")
+            raise InputError(f"{written} chooses none of {len(source)} structures")
         source = source.subset(picked)
-    return Source("@".join([name, *selections]), source.frames, source.keys)
+    return Source(written, source.frames, source.keys)
 
 
 def _kind(name: str) -> str:
@@ -113,8 +109,13 @@ def _kind(name: str) -> str:
     for kind, ending in endings.items():
         if name.lower().endswith(ending):
             return kind
+    file = find_file(name)
+    with open(file.path, "rb") as stream:
+        head = [stream.readline(10_000) for _ in range(2)]
+    if head[0].strip().isdigit() and b"Properties=" in head[1]:
+        return "xyz"
     try:
-        guess = filetype(find_file(name).path)
+        guess = filetype(file.path)
     except (UnknownFileTypeError, UnicodeDecodeError) as error:
         raise InputError(f"{name}: ase.io does not know this kind of file ({error})") from None
     return {"extxyz": "xyz", "xyz": "xyz", "traj": "traj"}.get(guess, "other")
@@ -126,7 +127,7 @@ def _as_slice(selection: str) -> slice | None:
         return None
     try:
         index = string2index(selection)
-    except ValueError:
+    except (TypeError, ValueError):
         return None
     if isinstance(index, int):
         return slice(index, index + 1 or None)

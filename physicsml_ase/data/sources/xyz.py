@@ -88,7 +88,7 @@ def open_xyz(name: str, limit: int | None = None) -> Source:
 
 def _open_bytes(path: str) -> BinaryIO:
     for ending, open_ in COMPRESSED.items():
-        if path.endswith(ending):
+        if path.lower().endswith(ending):
             with open_(path) as stream:
                 return BytesIO(stream.read())
     return open(path, "rb")
