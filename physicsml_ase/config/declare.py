@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 from pydantic_core import ArgsKwargs, ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from physicsml_ase.config.wording import did_you_mean, nearest, readable, short
+from physicsml_ase.config.wording import did_you_mean, members, nearest, readable, short
 
 T = TypeVar("T")
 Location = tuple[int | str, ...]
@@ -65,8 +65,8 @@ def paths(errors: Sequence[ErrorDetails], value: object) -> list[tuple[Location,
         path, union, member = _split(error, value)
         unions.setdefault(union, {}).setdefault(member, []).append((path, error))
     chosen: list[tuple[Location, ErrorDetails]] = []
-    for members in unions.values():
-        meant = max(members.values(), key=_nearness)
+    for branches in unions.values():
+        meant = max(branches.values(), key=_nearness)
         chosen += meant
     return chosen
 
@@ -91,8 +91,7 @@ def _explained(cls: type, data: object, handler: ModelWrapValidatorHandler[objec
 def _truth_for_number(cls: type, given: Mapping[str, object]) -> Iterator[InitErrorDetails]:
     """Refuse what pydantic would convert: true is no number (`max_epochs: yes`)."""
     for name, field in fields(cls).items():
-        members = {*(get_args(field.annotation) or (field.annotation,))} - {type(None)}
-        if isinstance(given.get(name), bool) and members <= {int, float}:
+        if isinstance(given.get(name), bool) and set(members(field.annotation)) <= {int, float, type(None)}:
             yield explained((name,), f"{short(given[name])}: must be {_allowed(field)}")
 
 
@@ -118,18 +117,23 @@ def _explain(cls: type, given: object, error: ValidationError) -> Iterator[InitE
 def _explain_value(
     loc: Location, value: object, field: FieldInfo, errors: list[ErrorDetails]
 ) -> Iterator[InitErrorDetails]:
+    by_path: dict[Location, list[ErrorDetails]] = defaultdict(list)
     for path, details in paths(errors, value):
+        by_path[path if details["type"] != "missing" else ()].append(details)
+    for path, found in by_path.items():
         at = (*loc, *path)
-        if details["type"] in (_EXPLAINED, _MISSING):
-            yield explained(at, reason(details), absent=details["type"] == _MISSING)
-        elif details["type"] in ("value_error", "finite_number") or (path and details["type"] != "missing"):
-            key = "key " if details["loc"][-1:] == ("[key]",) else ""
-            yield explained(at, f"{key}{short(details['input'])}: {reason(details)}")
+        if all(details["type"] in (_EXPLAINED, _MISSING) for details in found):
+            yield from (explained(at, reason(d), absent=d["type"] == _MISSING) for d in found)
+        elif path or (len(found) == 1 and found[0]["type"] in ("value_error", "finite_number")):
+            key = "key " if found[0]["loc"][-1:] == ("[key]",) else ""
+            given = short(found[0]["input"])
+            # several where the value is a union's
+            reasons = " or ".join(reason(d).removeprefix(f"{given}: must be ") for d in found)
+            yield explained(at, f"{key}{given}: {reasons.replace(' or must be', ' or')}")
         else:
-            meant = nearest(value, _choices(field.annotation)) if isinstance(value, str) else None
+            meant = nearest(value, _choices(field)) if isinstance(value, str) else None
             hint = f"; did you mean {meant!r}?" if meant else ""
             yield explained(loc, f"{short(value)}: must be {_allowed(field)}{hint}")
-            return  # a union, or a list that is too short, has several such errors
 
 
 def _split(error: ErrorDetails, value: object) -> tuple[Location, Location | None, int | str]:
@@ -160,7 +164,6 @@ def _allowed(field: FieldInfo) -> str:
     return readable(field.annotation, field.metadata)
 
 
-def _choices(annotation: object) -> list[str]:
-    if get_origin(annotation) is Literal:
-        return [choice for choice in get_args(annotation) if isinstance(choice, str)]
-    return [choice for member in get_args(annotation) for choice in _choices(member)]
+def _choices(field: FieldInfo) -> list[str]:
+    choices = [c for m in members(field.annotation) if get_origin(m) is Literal for c in get_args(m)]
+    return [choice for choice in choices if isinstance(choice, str)]

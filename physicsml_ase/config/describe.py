@@ -7,7 +7,7 @@ from pydantic_core import PydanticUndefined
 
 from physicsml_ase.config.declare import fields
 from physicsml_ase.config.registry import MODELS, ModelConfig
-from physicsml_ase.config.wording import did_you_mean, is_config, readable, written
+from physicsml_ase.config.wording import Words, did_you_mean, is_config, readable, written
 from physicsml_ase.conventions import InputError
 
 
@@ -70,7 +70,8 @@ def _rows(annotation: object, path: str) -> Iterator[tuple[str, Row]]:
 def _below(annotation: object, path: str) -> Iterator[tuple[str, Row]]:
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        yield from _rows(args[0], path)
+        if not any(isinstance(item, Words) for item in args):  # else it has been said in words
+            yield from _rows(args[0], path)
     elif isinstance(origin, type) and issubclass(origin, Mapping):
         yield from _rows(args[1], f"{path}<name>.")
     elif origin in (list, tuple):

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Annotated, Literal, NamedTuple, Union, get_args, get_origin
 
+from pydantic.fields import FieldInfo
+
 _COMPARISONS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 _NAMES = {type(None): "none", object: "anything"}
 
@@ -56,6 +58,16 @@ def is_config(annotation: object) -> bool:
     return isinstance(annotation, type) and is_dataclass(annotation)
 
 
+def members(annotation: object) -> list[object]:
+    """The members of a union, also of nested ones; a type that is no union is its only member."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return members(args[0])
+    if origin in (Union, types.UnionType):
+        return [member for arg in args for member in members(arg)]
+    return [annotation]
+
+
 def readable(annotation: object, metadata: Sequence[object] = ()) -> str:
     """A type in words: "float > 0", "'norm' | 'value' | none", "list of int"."""
     origin, args = get_origin(annotation), get_args(annotation)
@@ -82,6 +94,8 @@ def readable(annotation: object, metadata: Sequence[object] = ()) -> str:
     limits = [
         (sign, getattr(m, key)) for m in metadata for key, sign in _COMPARISONS.items() if hasattr(m, key)
     ]
+    items = [each for item in metadata for each in (item.metadata if isinstance(item, FieldInfo) else [item])]
+    limits = [(sign, getattr(m, key, None)) for m in items for key, sign in _COMPARISONS.items()]
     limits = [(sign, limit) for sign, limit in limits if limit is not None]
     return f"{name} {' and '.join(f'{sign} {limit}' for sign, limit in limits)}".strip()
 

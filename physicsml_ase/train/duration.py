@@ -1,27 +1,32 @@
 """Lengths of time as people write them: 90s, 10m, 1h30m, 00:12:00:00."""
 
 import re
-from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
+from physicsml_ase.config.wording import Words
 from physicsml_ase.conventions import InputError
 
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "min": 60.0, "s": 1.0}
+_LONGEST = 1e13  # what a timedelta holds
 _FORMS = "90s, 10m, 1h30m, a number of seconds, or Lightning's DD:HH:MM:SS"
 
 
 def parse_duration(text: str | float) -> float:
     """Seconds of a duration: "90s", "10m", "1h30m", "1.5h", "2d", "600" (seconds), "00:12:00:00" (D:H:M:S)."""
-    seconds = _seconds(str(text).strip().lower())
-    if seconds is None or not 0 < seconds < float("inf"):
+    if (seconds := _seconds(str(text))) is None:
         raise InputError(f"{str(text)!r} is not a duration; write {_FORMS}")
     return seconds
 
 
 def _seconds(text: str) -> float | None:
+    seconds = _added_up(text.strip().lower())
+    return seconds if seconds and 0 < seconds < _LONGEST else None
+
+
+def _added_up(text: str) -> float | None:
     number = r"(\d+(?:\.\d*)?|\.\d+)"
     if re.fullmatch(number, text):
         return float(text)
@@ -36,28 +41,37 @@ def _seconds(text: str) -> float | None:
     return sum(float(n) * unit for (n, _), unit in zip(parts, units))
 
 
-def duration(value: str | float | Mapping[str, float] | timedelta) -> timedelta:
+def duration(value: object) -> timedelta:
     """A duration in any of Lightning's forms (text, the arguments of timedelta, a timedelta) or of ours."""
     if isinstance(value, timedelta):
         return value
-    if not isinstance(value, Mapping):
-        return timedelta(seconds=parse_duration(value))
+    if isinstance(value, str) or (isinstance(value, int | float) and not isinstance(value, bool)):
+        if (seconds := _seconds(str(value))) is None:
+            raise InputError(f"not a duration; write {_FORMS}")
+        return timedelta(seconds=seconds)
     try:
-        return timedelta(**value)
+        return timedelta(**value)  # type: ignore[arg-type]
     except TypeError:
-        units = "weeks, days, hours, minutes, seconds"
-        raise InputError(f"{dict(value)!r} is not a duration; a dict may have the keys {units}") from None
+        raise InputError(f"not a duration; write {_FORMS}, or a dict such as {{minutes: 10}}") from None
 
 
-def _checked(value: object) -> object:
-    if isinstance(value, timedelta):  # plain data, so that a config can be saved
-        return f"{value.total_seconds()}s"
-    if isinstance(value, str):
-        duration(value)
-    if isinstance(value, Mapping) and all(isinstance(n, int | float) for n in value.values()):
-        duration(value)
+def _no_number(value: object) -> object:
+    if isinstance(value, int | float):
+        raise InputError("not a duration")
     return value
 
 
-Duration = Annotated[str | dict[str, float], BeforeValidator(_checked)]
-"""A duration in a config: "10m", "1h30m", "DD:HH:MM:SS", or {minutes: 10}."""
+def _plain(value: timedelta) -> str:
+    return f"{value.total_seconds()}s"
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(duration),
+    PlainSerializer(_plain),
+    WithJsonSchema({"type": ["string", "number", "object"]}),
+    Words(lambda: "duration such as 10m, 1h30m or DD:HH:MM:SS"),
+]
+"""A duration in a config; a number is one of seconds."""
+TextDuration = Annotated[Duration, BeforeValidator(_no_number)]
+"""A duration where a number means something else."""

@@ -5,19 +5,18 @@ trainer:
     - {name: EarlyStopping, config: {monitor: val/total/loss, patience: 20}}
 """
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Protocol, TypeVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_core import InitErrorDetails
 
 from physicsml_ase.config import config, did_you_mean
 from physicsml_ase.config.declare import explained, failure
 from physicsml_ase.config.wording import is_config
 from physicsml_ase.conventions import InputError
+from physicsml_ase.train.arguments import Factory, converted, parameters, problems
 
-Factory = Callable[..., object]
 C = TypeVar("C", bound=type)
 V = TypeVar("V")
 
@@ -34,13 +33,27 @@ class Choice(Protocol):
         """Its keyword arguments."""
 
 
+def _numbers(config: dict[str, object]) -> dict[str, object]:
+    """With numbers as keys (GradientAccumulationScheduler's epochs) also where JSON made text of them."""
+
+    def restored(value: object) -> object:
+        is_numbered = isinstance(value, dict) and all(str(k).isdigit() for k in value)
+        return {int(k): v for k, v in value.items()} if is_numbered else value  # type: ignore[attr-defined]
+
+    return {key: restored(value) for key, value in config.items()}
+
+
+Arguments = Annotated[dict[str, object], AfterValidator(_numbers)]
+"""Keyword arguments of a class, as plain data."""
+
+
 @config
 class NamedConfig:
     """A class by its name, and its arguments."""
 
     name: str
     """Name of the class."""
-    config: dict[str, object] = Field(default_factory=dict)
+    config: Arguments = Field(default_factory=dict)
     """Keyword arguments of the class."""
 
 
@@ -73,7 +86,7 @@ class Catalog:
         return cls
 
     def check(self, value: V) -> V:
-        """Refuse an unknown name and unknown or missing arguments: a validator for pydantic.
+        """Refuse an unknown name and unknown, missing or wrong arguments: a validator for pydantic.
 
         A bare name stands for the class without arguments; objects that were built already pass.
         """
@@ -88,10 +101,10 @@ class Catalog:
         factory = self.classes.get(choice.name)
         if factory is None:
             raise InputError(f"{where}: {self._unknown(choice.name)}")
-        takes = inspect.signature(factory).parameters
+        takes = parameters(factory)
         own = {k: v for k, v in (program or {}).items() if k in takes and k not in choice.config}
         try:
-            return factory(**own, **choice.config)
+            return factory(**own, **converted(factory, choice.config))
         except ImportError as error:
             package = self.packages.get(choice.name)
             how = f"pip install '{package}'" if package else " ".join(str(error).split())
@@ -110,23 +123,12 @@ class Catalog:
         if factory is None:
             yield explained(("name",), self._unknown(choice.name))
             return
-        takes = {
-            name: p
-            for name, p in inspect.signature(factory).parameters.items()
-            if name not in self.reserved and p.kind is not p.VAR_POSITIONAL
-        }
-        known = [name for name, p in takes.items() if p.kind is not p.VAR_KEYWORD]
-        is_open = len(known) < len(takes)
-        if is_open and choice.name in self.passed_on:
-            known += inspect.signature(self.passed_on[choice.name]).parameters
-            is_open = False
-        for key in choice.config:
-            if key not in known and not is_open:
-                yield explained(("config", key), f"no argument of {choice.name}; {did_you_mean(key, known)}")
-        for key, p in takes.items():
-            if (
-                p.default is p.empty
-                and p.kind is not p.VAR_KEYWORD
-                and key not in {*choice.config, *self.filled}
-            ):
-                yield explained(("config",), f"{choice.name} needs {key!r}", absent=True)
+        for key, text in problems(
+            factory,
+            choice.name,
+            choice.config,
+            reserved=self.reserved,
+            filled=self.filled,
+            passed_on=self.passed_on.get(choice.name),
+        ):
+            yield explained(("config",) if key is None else ("config", key), text, absent=key is None)

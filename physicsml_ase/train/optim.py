@@ -1,6 +1,5 @@
 """Optimizers and learning-rate schedules by name: torch's classes, and this package's WarmupCosine."""
 
-import inspect
 import math
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal, NamedTuple, Self, TypedDict
@@ -14,7 +13,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from physicsml_ase.config import config
 from physicsml_ase.config.declare import within
 from physicsml_ase.conventions import InputError
-from physicsml_ase.train.named import Catalog, NamedConfig
+from physicsml_ase.train.arguments import parameters
+from physicsml_ase.train.named import Arguments, Catalog, NamedConfig
 from physicsml_ase.train.schedule import Budget, WarmupCosine
 
 OPTIMIZERS = Catalog(
@@ -38,9 +38,18 @@ SCHEDULERS = Catalog(
 )
 
 
+class RunLength(NamedTuple):
+    """What "num_steps" and "num_epochs" stand for; none where the run has no such end."""
+
+    num_steps: int | None
+    num_epochs: int | None
+
+
 def _check_scheduler(choice: NamedConfig) -> NamedConfig:
     """Refuse unknown schedulers and arguments, also within SequentialLR and ChainedScheduler."""
-    SCHEDULERS.check(choice)
+    any_length = RunLength(1, 1)
+    numbers = {key: _resolved(value, any_length, key) for key, value in choice.config.items()}
+    SCHEDULERS.check(NamedConfig(name=choice.name, config=numbers))
     parts = choice.config.get("schedulers", [])
     try:
         _PARTS.validate_python(parts)
@@ -59,7 +68,7 @@ class OptimizerConfig:
 
     name: str = "AdamW"
     """A class of torch.optim."""
-    config: dict[str, object] = Field(default_factory=dict)
+    config: Arguments = Field(default_factory=dict)
     """Its keyword arguments (lr, weight_decay, betas, ...); those left out are torch's. Biases, and all other
     weights with fewer than two dimensions, are not decayed."""
 
@@ -75,7 +84,7 @@ class SchedulerConfig:
     name: str = "WarmupCosine"
     """A class of torch.optim.lr_scheduler, or WarmupCosine: a short linear warm-up, then half a cosine over
     the whole run, whether its end is given in steps, epochs or time."""
-    config: dict[str, object] = Field(default_factory=dict)
+    config: Arguments = Field(default_factory=dict)
     """Its keyword arguments. "num_steps" and "num_epochs" stand for the numbers of the run: {T_max: num_epochs}.
     SequentialLR and ChainedScheduler take `schedulers`: a list of {name, config}."""
     interval: Literal["step", "epoch"] | None = None
@@ -103,13 +112,6 @@ class LightningScheduler(TypedDict):
     strict: bool
 
 
-class RunLength(NamedTuple):
-    """What "num_steps" and "num_epochs" stand for; none where the run has no such end."""
-
-    num_steps: int | None
-    num_epochs: int | None
-
-
 def build_optimizer(
     config: OptimizerConfig, named_parameters: Iterable[tuple[str, nn.Parameter]], where: str = "optimizer"
 ) -> Optimizer:
@@ -121,7 +123,7 @@ def build_optimizer(
     trained = [p for _, p in named_parameters if p.requires_grad]
     if not trained:
         raise InputError(f"{where}: nothing to train: every weight is frozen")
-    takes = inspect.signature(OPTIMIZERS.classes[config.name]).parameters
+    takes = parameters(OPTIMIZERS.classes[config.name])
     decays = "weight_decay" in takes and config.config.get("weight_decay", takes["weight_decay"].default)
     groups: list[dict[str, object]] = [{"params": trained}]
     flat = [p for p in trained if p.ndim < 2]
