@@ -1,0 +1,205 @@
+"""From a source's frames to flat chunks of graphs: what is used, what is left out and said to be.
+
+The same pass feeds every kind of store. With workers it runs in other processes, several chunks ahead and
+in order, so that memory does not grow with the number of structures.
+"""
+
+import logging
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.context import BaseContext
+from typing import NamedTuple
+
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols
+from numpy.typing import NDArray
+
+from physicsml_ase.atoms import NonFinite, to_graph
+from physicsml_ase.conventions import InputError, Label
+from physicsml_ase.data.flat import Flat, flatten
+from physicsml_ase.data.progress import progress
+from physicsml_ase.data.sources import Source, describe_missing
+from physicsml_ase.graph import Graph
+
+log = logging.getLogger("physicsml_ase")
+
+CHUNK = 128
+"""Structures that are made and written together."""
+WORTH_WORKERS = 5000
+"""Of fewer structures the graphs are made sooner than processes start."""
+NAMED = 5
+"""Frames that a warning names before it counts the rest."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What makes a graph of a frame, and which frames are used."""
+
+    cutoff: float
+    labels: tuple[Label, ...] = ()
+    attrs: tuple[str, ...] = ()
+    self_interaction: bool = False
+    pbc: tuple[bool, bool, bool] | None = None
+    cell: tuple[tuple[float, float, float], ...] | None = None
+    non_finite: NonFinite = "error"
+    elements: tuple[int, ...] | None = None
+    """Atomic numbers that the model knows; others are an error. None: any."""
+    labelled_only: bool = False
+    """Leave out frames without any of the labels."""
+    max_force: float | None = None
+    """Leave out frames with a larger force [eV/Å]."""
+
+    def graph(self, atoms: Atoms, where: str) -> Graph:
+        """The frame as a batch of one."""
+        if self.elements is not None:
+            unknown = np.flatnonzero(~np.isin(atoms.numbers, self.elements))
+            if len(unknown):
+                symbols = ", ".join(chemical_symbols[z] for z in self.elements)
+                element = chemical_symbols[atoms.numbers[unknown[0]]]
+                raise InputError(
+                    f"{where}: element {element} (atom {unknown[0]}) is not in the model ({symbols})"
+                )
+        return to_graph(
+            atoms,
+            self.cutoff,
+            self.labels,
+            self.attrs,
+            self_interaction=self.self_interaction,
+            pbc=self.pbc,
+            cell=self.cell,
+            non_finite=self.non_finite,
+            where=where,
+        )
+
+    def reason_to_leave_out(self, graph: Graph) -> str | None:
+        """Why a graph is of no use for learning, None where it is."""
+        if self.labelled_only and all(bool(t.isnan().all()) for t in graph.targets.values()):
+            return f"without any of the labels {', '.join(graph.targets)}"
+        if self.max_force is not None and "forces" in graph.targets:
+            largest = graph.targets["forces"].norm(dim=-1).nan_to_num(0.0).max()
+            if largest > self.max_force:
+                return f"with a force above max_force={self.max_force:g} eV/Å"
+        return None
+
+
+class Chunk(NamedTuple):
+    """Consecutive frames: those in use, and the others as (reason, frame)."""
+
+    flat: Flat | None
+    left_out: list[tuple[str, int]]
+
+
+def make_chunk(source: Source, frames: NDArray[np.int64], recipe: Recipe) -> Chunk:
+    """Graphs of the frames at these places in the source."""
+    graphs, kept, left_out = list[Graph](), list[int](), list[tuple[str, int]]()
+    for frame in frames.tolist():
+        graph = recipe.graph(source[frame], source.where(frame))
+        reason = recipe.reason_to_leave_out(graph)
+        if reason is None:
+            graphs.append(graph)
+            kept.append(frame)
+        else:
+            left_out.append((reason, frame))
+    return Chunk(flatten(graphs, recipe.labels, kept) if graphs else None, left_out)
+
+
+def chunks(
+    source: Source,
+    recipe: Recipe,
+    order: NDArray[np.int64] | None = None,
+    workers: int = 0,
+    what: str = "graphs",
+) -> Iterator[Flat]:
+    """All frames of the source as chunks of graphs, in `order`; warns of those left out, by number and name.
+
+    Raises `InputError` when nothing is left.
+    """
+    order = np.arange(len(source)) if order is None else order
+    pieces = [order[k : k + CHUNK] for k in range(0, len(order), CHUNK)]
+    left_out: dict[str, list[int]] = {}
+    used = False
+    if workers and len(order) >= WORTH_WORKERS:
+        made = _made_by(workers, source, pieces, recipe)
+    else:
+        made = (make_chunk(source, piece, recipe) for piece in pieces)
+    with progress(f"{what} of {source.name}", len(order)) as advance:
+        for piece, chunk in zip(pieces, made):
+            advance(len(piece))
+            for reason, frame in chunk.left_out:
+                left_out.setdefault(reason, []).append(frame)
+            if chunk.flat is not None:
+                used = True
+                yield chunk.flat
+    for reason, frames in left_out.items():
+        named = ", ".join(source.where(frame) for frame in sorted(frames)[:NAMED])
+        more = f" and {len(frames) - NAMED} more" if len(frames) > NAMED else ""
+        message = f"{len(frames)} of {len(source)} structures {reason}: {named}{more}"
+        if not used:
+            hint = describe_missing(
+                source[frames[0]], [x.key for x in recipe.labels], source.where(frames[0])
+            )
+            raise InputError(f"nothing is left of {source.name}: {message}; {hint}")
+        log.warning("left out %s", message)
+
+
+def process_context() -> BaseContext:
+    """How workers start: from a clean process, never as a copy of this one with its threads and locks."""
+    known = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
+    if "forkserver" in known:
+        # imported once, with Lightning, which most scripts import and every worker would import for itself
+        context.set_forkserver_preload(["physicsml_ase.data.datamodule"])
+    return context
+
+
+def worker_count(num_workers: int | str) -> int:
+    """Processes for `num_workers`; "all" is every core that this process may use."""
+    if num_workers != "all":
+        return int(num_workers)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_given: tuple[Source, Recipe] | None = None  # in a worker: sent once, not with every chunk
+
+
+def _receive(source: Source, recipe: Recipe) -> None:
+    global _given
+    import torch
+
+    torch.set_num_threads(1)
+    _given = source, recipe
+
+
+def _make_given(piece: NDArray[np.int64]) -> Chunk:
+    assert _given is not None
+    return make_chunk(_given[0], piece, _given[1])
+
+
+def _made_by(
+    workers: int, source: Source, pieces: list[NDArray[np.int64]], recipe: Recipe
+) -> Iterator[Chunk]:
+    pending: deque[Future[Chunk]] = deque()
+    with ProcessPoolExecutor(workers, process_context(), _receive, (source, recipe)) as pool:
+        try:
+            for piece in pieces:
+                pending.append(pool.submit(_make_given, piece))
+                if len(pending) > 2 * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        except BrokenProcessPool:
+            raise InputError(WORKER_DIED) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+WORKER_DIED = (
+    "a data worker died: out of memory, or the script lacks `if __name__ == '__main__':` around what it runs, "
+    "which num_workers > 0 needs; datamodule.num_workers=0 works without workers"
+)

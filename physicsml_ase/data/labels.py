@@ -1,0 +1,165 @@
+"""Which labels are learned: from the config's slots and what the training data have.
+
+A slot names labels by our name or by the user's, as `label_keys` pairs them. Without any slot the labels
+are energy, forces and stress, each if it is there.
+"""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from physicsml_ase.atoms import find_label
+from physicsml_ase.conventions import PROPERTIES, InputError, Label, Level
+from physicsml_ase.data.settings import DataModuleConfig
+from physicsml_ase.data.sources import Source, available_keys, describe_missing, suggest_label_keys
+
+log = logging.getLogger("physicsml_ase")
+
+DEFAULT = ("energy", "forces", "stress")
+SAMPLE = 50
+"""Frames, evenly spaced, in which labels are looked for first."""
+
+SLOTS: dict[str, tuple[Level, tuple[int, ...]]] = {
+    "y_graph_scalars": ("structure", ()),
+    "y_graph_vector": ("structure", (3,)),
+    "y_graph_tensor": ("structure", (3, 3)),
+    "y_node_scalars": ("atom", ()),
+    "y_node_vector": ("atom", (3,)),
+    "y_edge_scalars": ("edge", ()),
+    "y_edge_vector": ("edge", (3,)),
+}
+
+
+def resolve_labels(config: DataModuleConfig, sources: Sequence[Source]) -> tuple[Label, ...]:
+    """The labels to learn, said aloud where they were not named.
+
+    Raises `InputError` for a label that no frame has, with the keys that were found.
+    """
+    named = [label for slot in SLOTS for label in _in_slot(config, slot, sources)]
+    if named:
+        _refuse_twice(named)
+        for label in named:
+            if not _occurs(label, sources):
+                raise InputError(describe_missing(sources[0][0], [label.key], sources[0].name))
+        _refuse_nameless_energy(named)
+    else:
+        known = [_known(name, config.label_keys) for name in DEFAULT]
+        named = [label for label in known if _occurs(label, sources, everywhere=False)]
+        asked = [label for label in known if label.name in config.label_keys and label not in named]
+        if asked and not _occurs(asked[0], sources):
+            raise InputError(describe_missing(sources[0][0], [asked[0].key], sources[0].name))
+        named = [label for label in known if label in named or label in asked]
+        names = [label.name for label in named]
+        if not {"energy", "forces"} & set(names):
+            lacking = [label.key for label in known[:2]]
+            raise InputError(describe_missing(sources[0][0], lacking, sources[0].name))
+        log.info("labels found and learned: %s", ", ".join(names))
+        _tell_of_others(names, sources)
+    if "energy" not in [label.name for label in named] and {"forces", "stress"} & {x.name for x in named}:
+        log.warning("no energies are learned: forces will be right, energies only up to an unknown offset")
+    return tuple(named)
+
+
+def rekey(labels: Sequence[Label], config: DataModuleConfig, source: Source) -> tuple[Label, ...]:
+    """Labels of a trained model with the keys that other data have for them: as configured, as before, or ours."""
+    found = []
+    for label in labels:
+        keys = (config.label_keys.get(label.name), label.key, label.name)
+        choices = [label._replace(key=key) for key in dict.fromkeys(keys) if key is not None]
+        found.append(next((c for c in choices if _occurs(c, [source], everywhere=False)), choices[0]))
+    return tuple(found)
+
+
+def _known(name: str, label_keys: dict[str, str]) -> Label:
+    known = PROPERTIES[name]
+    return Label(name, known.level, known.shape, label_keys.get(name, name))
+
+
+def _in_slot(config: DataModuleConfig, slot: str, sources: Sequence[Source]) -> list[Label]:
+    value: str | list[str] | None = getattr(config, slot)
+    level, shape = SLOTS[slot]
+    ours = {theirs: name for name, theirs in config.label_keys.items()}
+    labels = []
+    for given in [value] if isinstance(value, str) else value or []:
+        name = given if given in config.label_keys else ours.get(given, given)
+        label = Label(name, level, shape, config.label_keys.get(name, name))
+        known = PROPERTIES.get(name)
+        if slot == "y_graph_vector" and _is_per_atom(label, sources):
+            label = label._replace(level="atom")
+        elif known is not None and (known.level, known.shape) != (level, shape):
+            right = next(s for s, kind in SLOTS.items() if kind == (known.level, known.shape))
+            raise InputError(f"datamodule.{slot}: {name} belongs in {right}")
+        labels.append(label)
+    return labels
+
+
+def _is_per_atom(label: Label, sources: Sequence[Source]) -> bool:
+    """Whether what `y_graph_vector` names is one vector per atom: known as such, or of that shape in the data."""
+    if label.name in PROPERTIES:
+        return PROPERTIES[label.name].level == "atom" and PROPERTIES[label.name].shape == (3,)
+    return not _fits(label, sources) and _fits(label._replace(level="atom"), sources)
+
+
+def _sample(sources: Sequence[Source]) -> list[tuple[Source, int]]:
+    return [
+        (source, int(i))
+        for source in sources
+        for i in np.unique(np.linspace(0, len(source) - 1, SAMPLE).astype(int))
+    ]
+
+
+def _occurs(label: Label, sources: Sequence[Source], everywhere: bool = True) -> bool:
+    """Whether some frame has something under the label's key; all are asked before the answer is no."""
+    rest = ((source, i) for source in sources for i in range(len(source))) if everywhere else ()
+    return any(
+        label.key in keys
+        for frames in (_sample(sources), rest)
+        for source, i in frames
+        for keys in available_keys(source[i]).values()
+    )
+
+
+def _fits(label: Label, sources: Sequence[Source]) -> bool:
+    """Whether the first frame of the sample that has the label has it in the label's shape."""
+    for source, i in _sample(sources):
+        atoms = source[i]
+        try:
+            if find_label(atoms, label, non_finite="missing") is not None:
+                return True
+        except InputError:
+            return False
+    return False
+
+
+def _refuse_twice(labels: Sequence[Label]) -> None:
+    names = [label.name for label in labels]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise InputError(f"datamodule: the label {twice[0]} is named in two slots")
+
+
+def _refuse_nameless_energy(labels: Sequence[Label]) -> None:
+    """Forces are the derivative of "energy"; under another name it would be a label with no part in them."""
+    names = [label.name for label in labels]
+    derived = [name for name in ("forces", "stress") if name in names]
+    like = [x.key for x in labels if x.level == "structure" and x.shape == () and "energ" in x.name.lower()]
+    if derived and like and "energy" not in names:
+        raise InputError(
+            f"datamodule.y_graph_scalars: {derived[0]} belongs to the label energy, not to {like[0]!r}; "
+            f'say that they are the same with label_keys={{"energy": "{like[0]}"}}'
+        )
+
+
+def _tell_of_others(names: Sequence[str], sources: Sequence[Source]) -> None:
+    """A hint where part of the frames keeps a label under another name."""
+    for source, i in _sample(sources):
+        others = {ours: key for ours, key in suggest_label_keys(source[i]).items() if ours in DEFAULT}
+        if others:
+            pairs = ", ".join(f"{ours}: {key}" for ours, key in others.items())
+            log.warning(
+                "%s has other keys (%s), which are not used unless named by label_keys",
+                source.where(i),
+                pairs,
+            )
+            return

@@ -1,0 +1,130 @@
+"""Reference energies: what an atom of each element contributes to the energy before anything is learned.
+
+Least squares over compositions decides where nothing better is known. It is robust (least absolute
+deviations, then least squares over the inliers), so that a frame in another unit does not shift everything;
+where compositions do not tell elements apart, the elements stay as near to their common mean as they can.
+S structures, Z elements.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import numpy as np
+from ase.data import atomic_numbers, chemical_symbols
+from numpy.typing import NDArray
+
+from physicsml_ase.conventions import InputError
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+Wanted = Mapping[str, float] | Literal["isolated_atoms", "least_squares"] | None
+"""Energies by symbol [eV], or where to take them from."""
+
+OUTLYING = 20.0
+"""Deviations from the median, in median absolute deviations, that make a structure an outlier,"""
+OUTLYING_ENERGY = 1.0
+"""if they are also larger than this [eV/atom]."""
+ENOUGH = 50_000
+"""Of more structures than this, every second, third, ... is fitted."""
+DEGENERATE = 1e-6
+"""Directions of composition space with a smaller relative singular value are not fitted."""
+
+
+class References(NamedTuple):
+    """Reference energies [eV] by atomic number, and how they were found."""
+
+    energies: dict[int, float]
+    how: str
+
+
+def reference_energies(
+    elements: tuple[int, ...],
+    counts: Floats,
+    energy: Floats,
+    isolated: Mask,
+    wanted: Wanted = None,
+) -> References:
+    """References as `wanted`; by default from isolated atoms in the data, else by least squares.
+
+    `counts` (S, Z) are atoms of each element, `energy` (S,) [eV] is NaN where missing, `isolated` (S,) are
+    single atoms without neighbours.
+    """
+    if wanted is not None and not isinstance(wanted, str):
+        return References(_given(elements, wanted), "as given")
+    known = np.isfinite(energy)
+    single = {
+        z: float(np.median(energy[rows]))
+        for k, z in enumerate(elements)
+        if (rows := known & isolated & (counts[:, k] > 0)).any()
+    }
+    if wanted == "isolated_atoms" and (lacking := set(elements) - set(single)):
+        symbols = ", ".join(chemical_symbols[z] for z in sorted(lacking))
+        raise InputError(
+            f"reference_energies=isolated_atoms: the training data have no isolated {symbols} with an energy"
+        )
+    if wanted != "least_squares" and single and len(single) == len(elements):
+        return References(single, "from isolated atoms in the data")
+    fitted = np.flatnonzero(known & ~isolated)
+    if not len(fitted):
+        return References({z: single.get(z, 0.0) for z in elements}, "zero, for want of energies")
+    fitted = fitted[:: -(-len(fitted) // ENOUGH)]
+    energies = dict(zip(elements, _robust_fit(counts[fitted], energy[fitted]).tolist()))
+    # an element that only isolated atoms have
+    energies |= {z: e for z, e in single.items() if not counts[fitted, elements.index(z)].any()}
+    return References(energies, f"by least squares over {len(fitted)} structures")
+
+
+def outlying(deviation: Floats) -> Mask:
+    """Which of the values [eV/atom] are far from the others, (S,); NaN is not."""
+    finite = np.isfinite(deviation)
+    if not finite.any():
+        return finite
+    distance = np.abs(deviation - np.median(deviation[finite]))
+    limit = max(OUTLYING * float(np.median(distance[finite])), OUTLYING_ENERGY)
+    return finite & (np.nan_to_num(distance) > limit)
+
+
+def in_words(energies: Mapping[int, float]) -> str:
+    """'H -13.6 eV, O -2041.4 eV'"""
+    return ", ".join(f"{chemical_symbols[z]} {energy:.6g} eV" for z, energy in energies.items())
+
+
+def _given(elements: tuple[int, ...], given: Mapping[str, float]) -> dict[int, float]:
+    by_number = {}
+    for name, energy in given.items():
+        number = int(name) if str(name).isdigit() else atomic_numbers.get(name)
+        if number is None:
+            raise InputError(f"reference_energies: {name!r} is no chemical element; write H, C, O, ...")
+        by_number[number] = float(energy)
+    lacking = [chemical_symbols[z] for z in elements if z not in by_number]
+    if lacking:
+        raise InputError(
+            f"reference_energies: no energy is given for {', '.join(lacking)}, which the data contain"
+        )
+    return {z: by_number[z] for z in elements}
+
+
+def _robust_fit(counts: Floats, energy: Floats) -> Floats:
+    """Energy of each element, (Z,), from compositions (S, Z) and energies (S,)."""
+    sizes = counts.sum(1)
+    fractions, per_atom = counts / sizes[:, None], energy / sizes
+    weights = np.ones(len(energy))
+    solution = _least_squares(fractions, per_atom, weights)
+    for _ in range(50):
+        residual = np.abs(per_atom - fractions @ solution)
+        floor = max(1e-3 * float(np.median(residual)), 1e-9)
+        weights = 1 / np.maximum(residual, floor)
+        weights /= weights.max()
+        before, solution = solution, _least_squares(fractions, per_atom, weights)
+        if np.abs(solution - before).max() < 1e-6:
+            break
+    inliers = ~outlying(per_atom - fractions @ solution)
+    return _least_squares(fractions, per_atom, inliers.astype(np.float64))
+
+
+def _least_squares(fractions: Floats, per_atom: Floats, weights: Floats) -> Floats:
+    """The weighted solution nearest to the same energy for every element."""
+    mean = float(np.average(per_atom, weights=weights))
+    root = np.sqrt(weights)
+    deviation = np.linalg.lstsq(fractions * root[:, None], (per_atom - mean) * root, rcond=DEGENERATE)[0]
+    return np.asarray(mean + deviation, dtype=np.float64)

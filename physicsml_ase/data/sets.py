@@ -1,0 +1,78 @@
+"""The sets of a run: sources by set and name, what is split off the training data, and a record of it all."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from physicsml_ase.conventions import InputError
+from physicsml_ase.data.settings import DataModuleConfig
+from physicsml_ase.data.sources import Source, SourceSpec, open_sources
+from physicsml_ase.data.splits import Split, split_source
+
+Spec = SourceSpec | Mapping[str, SourceSpec]
+SETS = ("train", "validation", "test", "predict")
+LISTED = 1000
+"""Indices that a record lists one by one; of more it keeps the hash."""
+
+
+class Sets(NamedTuple):
+    """Sources by set and name, and how training sources were split, by name."""
+
+    sources: dict[str, dict[str, Source]]
+    splits: dict[str, Split]
+
+
+def open_sets(specs: Mapping[str, Spec | None], config: DataModuleConfig, seed: int) -> Sets:
+    """Open every set; split validation and test off the training data where the config says so."""
+    sources = {name: {} if specs[name] is None else open_sources(specs[name]) for name in SETS}  # type: ignore[arg-type]
+    if not any(sources.values()):
+        raise InputError("no data: name them with datamodule.train_data, or give train=...")
+    parts = (
+        0.0 if sources["validation"] else config.validation_split,
+        0.0 if sources["test"] else config.test_split,
+    )
+    splits = {}
+    if sources["train"] and any(parts):
+        for name, source in sources["train"].items():
+            amounts: dict[str, Any] = {"fraction": parts}
+            if max(parts) >= 1:  # a number of structures beside a fraction: both as numbers
+                amounts = {"number": [part if part >= 1 else round(part * len(source)) for part in parts]}
+            apart = split_source(source, **amounts, group_key=config.split_by, seed=seed)
+            sources["train"][name] = apart.train
+            sources["validation"] |= {name: apart.validation} if apart.validation else {}
+            sources["test"] |= {name: apart.test} if apart.test else {}
+            splits[name] = apart.indices
+    return Sets(sources, splits)
+
+
+def record_sets(sets: Sets, used: Mapping[str, Mapping[str, int]], seed: int) -> dict[str, Any]:
+    """What a run's folder keeps of its data, as plain data; `used` are structures in use by set and name."""
+    record: dict[str, Any] = {
+        "sources": {
+            f"{set_}/{name}".rstrip("/"): {
+                "source": source.name,
+                "hash": source.content_hash(),
+                "structures": len(source),
+                "used": used[set_][name],
+            }
+            for set_, sources in sets.sources.items()
+            for name, source in sources.items()
+        }
+    }
+    if sets.splits:
+        record["split"] = {"seed": seed} | {name: _record_split(split) for name, split in sets.splits.items()}
+    return record
+
+
+def _record_split(split: Split) -> dict[str, Any]:
+    return {side: _record_indices(indices) for side, indices in split._asdict().items()}
+
+
+def _record_indices(indices: NDArray[np.int64]) -> list[int] | dict[str, int | str]:
+    if len(indices) <= LISTED:
+        return indices.tolist()
+    digest = hashlib.blake2b(indices.astype("<i8").tobytes(), digest_size=16).hexdigest()
+    return {"structures": len(indices), "indices_hash": digest}
