@@ -5,6 +5,7 @@ dialect, up to three lines VEC1.. with the cell). Only the count lines are looke
 disk's speed; it sees a file that was cut, a count that is wrong, and what is not an xyz file at all.
 """
 
+from array import array
 from typing import BinaryIO
 
 import numpy as np
@@ -41,7 +42,7 @@ class _Scan:
         self.limit = limit
         self.base = 0  # offset of the chunk in the file
         self.line = 0  # lines passed
-        self.offsets: list[int] = []
+        self.offsets = array("q")  # a list of int would need five times the memory
         self.natoms = 0  # of the frame that is open
         self.skip = 0  # lines of it that are still to come
         self.vectors = 0  # VEC lines that followed it
@@ -118,4 +119,5 @@ class _Scan:
             )
         if not frames:
             raise InputError(f"no structures in {self.name}")
-        return np.array([*self.offsets, self.end], dtype=np.int64)
+        self.offsets.append(self.end)
+        return np.array(self.offsets, dtype=np.int64)
