@@ -1,0 +1,209 @@
+"""Molecular dynamics: ASE's integrators, with a guard, a log, and restart from the trajectory."""
+
+import logging
+import time
+from array import array
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms, units
+from ase.calculators.calculator import BaseCalculator
+from ase.md.md import MolecularDynamics
+
+from physicsml_ase.conventions import InputError
+from physicsml_ase.simulate.ensemble import (
+    Ensemble,
+    Thermostat,
+    check_ensemble,
+    degrees_of_freedom,
+    make_integrator,
+    start_velocities,
+    stress_is_there,
+    temperature,
+)
+from physicsml_ase.simulate.frames import OTHERWISE, STEP, check_name, frame, last_frame, open_writer
+from physicsml_ase.simulate.guard import ADVICE, Guard, Unstable
+from physicsml_ase.simulate.logfile import LogFile
+from physicsml_ase.simulate.meter import meter
+
+logger = logging.getLogger("physicsml_ase")
+
+COLUMNS = {
+    "step": "d",
+    "time[ps]": ".6f",
+    "epot[eV]": ".6f",
+    "ekin[eV]": ".6f",
+    "T[K]": ".2f",
+}
+STRESS_COLUMNS = {"volume[Å^3]": ".3f"} | {
+    f"{k}[eV/Å^3]": ".6e" for k in ("sxx", "syy", "szz", "syz", "sxz", "sxy")
+}
+
+
+@dataclass(frozen=True)
+class MDResult:
+    """What a run did; `str()` of it is a line for people."""
+
+    atoms: Atoms
+    """The final structure, with momenta."""
+    steps: int
+    """Steps done by this call."""
+    total_steps: int
+    """Steps done since the trajectory began."""
+    time_ps: float
+    """Time since the trajectory began."""
+    temperature_K: float
+    """Mean over the steps of this call."""
+    energy_drift: float | None
+    """Slope of the total energy over the steps of this call [eV/atom/ps]; NVE only."""
+    wall_s: float
+    atom_steps_per_s: float
+
+    def __str__(self) -> str:
+        parts = [
+            f"{self.steps} steps, now at {self.time_ps:.4g} ps, in {self.wall_s:.1f} s "
+            f"({self.atom_steps_per_s:.3g} atoms·steps/s)",
+            f"mean temperature {self.temperature_K:.1f} K",
+        ]
+        if self.energy_drift is not None:
+            parts.append(f"energy drift {self.energy_drift:+.2e} eV/atom/ps")
+        return "; ".join(parts)
+
+
+def md(
+    calculator: BaseCalculator,
+    atoms: Atoms,
+    *,
+    steps: int | None = None,
+    time_ps: float | None = None,
+    timestep_fs: float = 1.0,
+    temperature_K: float = 300.0,
+    thermostat: Thermostat = "langevin",
+    friction_per_fs: float = 0.01,
+    pressure_GPa: float = 1e-4,
+    trajectory: str | Path | None = None,
+    log: str | Path | None = None,
+    every: int = 10,
+    seed: int = 0,
+    restart: bool = True,
+) -> MDResult:
+    """Run dynamics of a copy of `atoms` for `steps`, or for `time_ps`.
+
+    Thermostats relax within 1 / `friction_per_fs`, barostats in ten times that. Velocities are drawn at
+    `temperature_K` unless the atoms carry momenta. Every `every` steps a frame goes to `trajectory` (.traj,
+    .xyz or .extxyz) and a line to `log`. With `restart`, a trajectory that is already there is continued up
+    to `steps` in all; without, it is overwritten. Raises `Unstable` when the simulation explodes.
+    """
+    started = time.perf_counter()
+    ensemble = Ensemble(thermostat, temperature_K, timestep_fs, friction_per_fs, pressure_GPa)
+    last = _number_of_steps(steps, time_ps, timestep_fs)
+    if every < 1:
+        raise InputError(f"every must be at least 1, not {every}")
+    check_ensemble(ensemble, atoms)
+    path = Path(trajectory) if trajectory is not None else None
+    if path is not None:
+        check_name(path)
+    atoms, first = _start(atoms, path if restart else None, ensemble, seed)
+    if first and first >= last:
+        logger.warning("%s is at step %d already, so there is nothing to do", path, first)
+    atoms.calc = calculator
+    atoms.get_potential_energy()  # what is wrong with the structure is said before any file is opened
+    has_stress = stress_is_there(atoms, ensemble)
+    freedom = degrees_of_freedom(atoms, ensemble)
+    integrator = make_integrator(atoms, ensemble, freedom, np.random.default_rng([seed, first]))
+    integrator.nsteps = first
+    guard = Guard(atoms, 10 * max(temperature_K, temperature(atoms, freedom)) + 1000)
+    kept = "nothing was kept" if path is None else f"the frames before are in {path}"
+    temperatures, energies = array("d"), array("d")
+    with ExitStack() as stack:
+        columns = COLUMNS | (STRESS_COLUMNS if has_stress else {})
+        lines = LogFile(Path(log), columns, first if first else None) if log is not None else None
+        frames = open_writer(path, append=first > 0) if path is not None else None
+        for file in (lines, frames):
+            if file is not None:
+                stack.callback(file.close)
+        show = stack.enter_context(meter("MD", first, last, len(atoms)))
+        began = time.perf_counter()
+        for step in _guarded(integrator, max(last - first, 0), guard, freedom, kept):
+            kelvin = temperature(atoms, freedom)
+            potential, kinetic = atoms.get_potential_energy(), atoms.get_kinetic_energy()
+            temperatures.append(kelvin)
+            energies.append(potential + kinetic)
+            show(step, f"{kelvin:.0f} K  {potential / len(atoms):.4f} eV/atom")
+            if (step == first and first) or (step % every and step != last):
+                continue
+            if frames is not None:
+                frames.write(frame(atoms, step))
+            if lines is not None:
+                stress = [atoms.get_volume(), *atoms.get_stress()] if has_stress else []
+                lines.write(step, step * timestep_fs / 1000, potential, kinetic, kelvin, *stress)
+    done, ended = len(energies) - 1, time.perf_counter()
+    times = np.arange(done + 1) * timestep_fs / 1000
+    slope = float(np.polyfit(times, np.array(energies) - energies[0], 1)[0]) if done > 1 else 0.0
+    return MDResult(
+        atoms=atoms,
+        steps=done,
+        total_steps=first + done,
+        time_ps=(first + done) * timestep_fs / 1000,
+        temperature_K=float(np.mean(temperatures)),
+        energy_drift=slope / len(atoms) if thermostat == "nve" else None,
+        wall_s=ended - started,
+        atom_steps_per_s=done * len(atoms) / (ended - began),
+    )
+
+
+def _guarded(
+    integrator: MolecularDynamics, steps: int, guard: Guard, freedom: int, kept: str
+) -> Iterator[int]:
+    """The steps of an integrator, from the present one; `Unstable` where it is no physics any more."""
+    run = integrator.irun(steps)
+    while True:
+        try:
+            next(run)
+            step = integrator.nsteps
+            complaint = guard.complaint(integrator.atoms, temperature(integrator.atoms, freedom))
+        except StopIteration:
+            return
+        except InputError as error:  # the structure is such that the model refuses it
+            step, complaint = integrator.nsteps + 1, str(error)
+        except KeyboardInterrupt:
+            logger.warning("stopped after step %d; %s, and the same run continues", integrator.nsteps, kept)
+            raise
+        if complaint:
+            time_ps = step * integrator.dt / (1000 * units.fs)
+            raise Unstable(f"MD stopped at step {step} ({time_ps:.4g} ps): {complaint}; {kept}; {ADVICE}")
+        yield step
+
+
+def _start(atoms: Atoms, path: Path | None, ensemble: Ensemble, seed: int) -> tuple[Atoms, int]:
+    """The structure to begin with, with momenta, and its step."""
+    last = last_frame(path) if path is not None else None
+    if last is not None:
+        if not np.array_equal(last.numbers, atoms.numbers):
+            raise InputError(
+                f"{path} is of {last.get_chemical_formula()}, not of this structure "
+                f"({atoms.get_chemical_formula()}); {OTHERWISE}"
+            )
+        step = int(last.info.pop(STEP))
+        logger.info("continuing %s from step %d", path, step)
+        last.calc = None
+        return last, step
+    fresh = atoms.copy()
+    fresh.info.pop(STEP, None)
+    if not fresh.has("momenta"):
+        start_velocities(fresh, ensemble.temperature_K, np.random.default_rng(seed))
+    return fresh, 0
+
+
+def _number_of_steps(steps: int | None, time_ps: float | None, timestep_fs: float) -> int:
+    if timestep_fs <= 0 or not np.isfinite(timestep_fs):
+        raise InputError(f"timestep_fs must be positive, not {timestep_fs}")
+    if (steps is None) == (time_ps is None):
+        raise InputError("give the length of the simulation as steps or as time_ps, one of them")
+    count = steps if steps is not None else round(1000 * (time_ps or 0.0) / timestep_fs)
+    if count < 0:
+        raise InputError(f"steps must not be negative: {count}")
+    return count

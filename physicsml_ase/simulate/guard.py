@@ -1,0 +1,50 @@
+"""Stops a simulation that left what its model can describe, before it fills a disk with nonsense."""
+
+import numpy as np
+from ase import Atoms
+
+from physicsml_ase.conventions import InputError
+
+VOLUME_FACTOR = 5.0
+ADVICE = "relax the structure first, take a shorter time step, or train the model on such structures"
+
+
+class Unstable(InputError):
+    """A simulation was stopped: its energies, forces, temperature or positions became unphysical."""
+
+
+class Guard:
+    """What a structure may do, judged from its start."""
+
+    def __init__(self, atoms: Atoms, hottest_K: float = np.inf) -> None:
+        self.hottest_K = hottest_K
+        self.periodic = atoms.cell.array[atoms.pbc]
+        self.radius = self._radius(atoms)
+        self.volume = atoms.cell.volume
+
+    def complaint(self, atoms: Atoms, temperature_K: float = 0.0) -> str | None:
+        """What is wrong with the structure now, None where nothing is. Its results must be up to date."""
+        if not np.isfinite(atoms.get_potential_energy()):
+            return f"the energy is {atoms.get_potential_energy()}"
+        bad = ~np.isfinite(atoms.get_forces(apply_constraint=False)).all(axis=1)
+        if bad.any():
+            return f"the force on atom {np.argmax(bad)} is not finite"
+        if not temperature_K <= self.hottest_K:
+            return f"the temperature is {temperature_K:.3g} K, above {self.hottest_K:.0f} K"
+        radius = self._radius(atoms)
+        if not radius <= 3 * self.radius + 50:
+            return f"atoms fly apart: one is {radius:.3g} Å from the centre"
+        volume = atoms.cell.volume
+        if self.volume > 0 and not 1 / VOLUME_FACTOR <= volume / self.volume <= VOLUME_FACTOR:
+            return f"the volume went from {self.volume:.4g} to {volume:.4g} Å³"
+        return None
+
+    def _radius(self, atoms: Atoms) -> float:
+        """Largest distance from the centre of the atoms, across the periodic directions [Å]."""
+        if len(self.periodic) == 3:
+            return 0.0
+        away = atoms.positions - atoms.positions.mean(0)
+        if len(self.periodic):
+            rows = np.linalg.svd(self.periodic)[2]
+            away = away @ rows[len(self.periodic) :].T
+        return float(np.linalg.norm(away, axis=1).max())

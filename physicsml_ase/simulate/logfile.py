@@ -1,0 +1,41 @@
+"""A log of named columns, one line a record, readable by people, numpy and pandas."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from physicsml_ase.conventions import InputError
+
+WIDTH = 15
+
+
+class LogFile:
+    """Columns of numbers under a line of names; the first column is the step."""
+
+    def __init__(self, path: Path, columns: Mapping[str, str], continue_from: int | None = None) -> None:
+        """`columns` is {name with unit: format}. `continue_from` keeps an older log up to that step."""
+        self.formats = list(columns.values())
+        header = "# " + " ".join(f"{name:>{WIDTH}}" for name in columns)[2:] + "\n"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [header]
+        if continue_from is not None and path.exists():
+            old = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            if old and old[0] != header:
+                raise InputError(f"{path}: has other columns than this run's log; name another log")
+            kept += [
+                line for line in old[1:] if line.endswith("\n") and int(line.split()[0]) <= continue_from
+            ]
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        beside.write_text("".join(kept), encoding="utf-8")
+        os.replace(beside, path)
+        self.stream = path.open("a", encoding="utf-8")
+
+    def write(self, *values: float) -> None:
+        """Add a line."""
+        shown = (f"{value:{form}}" for value, form in zip(values, self.formats, strict=True))
+        self.stream.write(" ".join(f"{text:>{WIDTH}}" for text in shown) + "\n")
+        self.stream.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.stream.close()

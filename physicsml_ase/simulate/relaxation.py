@@ -1,0 +1,194 @@
+"""Geometry optimisation of atoms, and of the cell where asked for."""
+
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import ase.optimize
+import numpy as np
+from ase import Atoms, units
+from ase.calculators.calculator import BaseCalculator, PropertyNotImplementedError
+from ase.filters import FrechetCellFilter
+
+from physicsml_ase.conventions import VOIGT, InputError
+from physicsml_ase.simulate.frames import check_name, frame, open_writer
+from physicsml_ase.simulate.guard import Guard, Unstable
+from physicsml_ase.simulate.logfile import LogFile
+from physicsml_ase.simulate.meter import meter
+
+logger = logging.getLogger("physicsml_ase")
+
+OPTIMIZERS = ("FIRE", "FIRE2", "BFGS", "LBFGS", "BFGSLineSearch", "LBFGSLineSearch", "MDMin", "GPMin")
+Cell = bool | Literal["all", "volume", "shape"] | Sequence[bool]
+"""What of the cell moves: all of it, its volume only, its shape only, or chosen Voigt components."""
+
+
+@dataclass(frozen=True)
+class RelaxResult:
+    """What a relaxation reached; `str()` of it is a line for people."""
+
+    atoms: Atoms
+    """The final structure."""
+    converged: bool
+    steps: int
+    energy: float
+    """eV"""
+    energy_change: float
+    """eV"""
+    fmax: float
+    """Largest force on an atom [eV/Å]."""
+    stress_GPa: float | None
+    """Largest component of the stress left on the cell; None where the cell did not move."""
+    wall_s: float
+
+    def __str__(self) -> str:
+        parts = [
+            f"{'converged' if self.converged else 'NOT converged'} after {self.steps} steps "
+            f"in {self.wall_s:.1f} s",
+            f"largest force {self.fmax:.4g} eV/Å",
+            f"energy {self.energy:.6f} eV ({self.energy_change:+.6f} eV)",
+        ]
+        if self.stress_GPa is not None:
+            parts.insert(2, f"largest stress left {self.stress_GPa:.3g} GPa")
+        return "; ".join(parts)
+
+
+def relax(
+    calculator: BaseCalculator,
+    atoms: Atoms,
+    *,
+    fmax: float = 0.01,
+    steps: int = 500,
+    optimizer: str = "FIRE",
+    cell: Cell = False,
+    pressure_GPa: float = 0.0,
+    trajectory: str | Path | None = None,
+    log: str | Path | None = None,
+) -> RelaxResult:
+    """Move a copy of `atoms` until no force is larger than `fmax` [eV/Å], within `steps`.
+
+    With `cell`, the cell moves too, against `pressure_GPa`, until its virial per atom is below `fmax` [eV].
+    Every step goes to `trajectory` (overwritten) and to `log`. A result that has not converged says so.
+    Raises `Unstable` when energies or forces are not finite or the atoms fly apart.
+    """
+    if not fmax > 0 or steps < 0:
+        raise InputError(f"fmax must be positive and steps not negative: {fmax}, {steps}")
+    names = {name.lower(): name for name in OPTIMIZERS}
+    if optimizer.lower() not in names:
+        raise InputError(f"optimizer {optimizer!r} is not known: use {', '.join(OPTIMIZERS)}")
+    path = Path(trajectory) if trajectory is not None else None
+    if path is not None:
+        check_name(path)
+    started = time.perf_counter()
+    atoms = atoms.copy()
+    atoms.calc = calculator
+    moves = _moving_components(cell, atoms, pressure_GPa)
+    first_energy, guard = atoms.get_potential_energy(), Guard(atoms)
+    complaint = guard.complaint(atoms)
+    if complaint:
+        raise Unstable(f"relaxation can not begin: {complaint}")
+    target = atoms if moves is None else _filter(atoms, cell, moves, pressure_GPa)
+    method = getattr(ase.optimize, names[optimizer.lower()])(target, logfile=None)
+    kept = "nothing was kept" if path is None else f"the steps before are in {path}"
+    with ExitStack() as stack:
+        columns = {"step": "d", "energy[eV]": ".6f", "fmax[eV/Å]": ".6f"}
+        columns |= {} if moves is None else {"stress[GPa]": ".4f", "volume[Å^3]": ".3f"}
+        lines = LogFile(Path(log), columns) if log is not None else None
+        frames = open_writer(path, append=False) if path is not None else None
+        for file in (lines, frames):
+            if file is not None:
+                stack.callback(file.close)
+        show = stack.enter_context(meter("relaxing", 0, steps, len(atoms)))
+        run = method.irun(fmax=fmax, steps=steps)
+        converged = False
+        while True:
+            try:
+                converged = bool(next(run))
+                complaint = guard.complaint(atoms)
+            except StopIteration:
+                break
+            except InputError as error:
+                complaint = str(error)
+            if complaint:
+                raise Unstable(f"relaxation stopped at step {method.nsteps}: {complaint}; {kept}")
+            energy, force = atoms.get_potential_energy(), _largest_force(atoms)
+            left = None if moves is None else _stress_left(atoms, cell, moves, pressure_GPa)
+            show(method.nsteps, f"fmax {force:.3g} eV/Å  {energy:.4f} eV")
+            if frames is not None:
+                frames.write(frame(atoms, method.nsteps))
+            if lines is not None:
+                lines.write(
+                    method.nsteps, energy, force, *([] if left is None else [left, atoms.get_volume()])
+                )
+    result = RelaxResult(
+        atoms=atoms,
+        converged=converged,
+        steps=method.nsteps,
+        energy=float(energy),
+        energy_change=float(energy - first_energy),
+        fmax=force,
+        stress_GPa=left,
+        wall_s=time.perf_counter() - started,
+    )
+    if not converged:
+        logger.warning("the relaxation did not converge: %s", result)
+    return result
+
+
+def _moving_components(cell: Cell, atoms: Atoms, pressure_GPa: float) -> list[bool] | None:
+    """Which Voigt components of the cell's strain move; None where the cell is fixed."""
+    if cell is False:
+        if pressure_GPa:
+            raise InputError("a pressure acts on a cell that moves; say which part of it with cell")
+        return None
+    if atoms.cell.rank < 3 or not atoms.pbc.any():
+        raise InputError("the cell can not be relaxed: the structure is not a crystal with a full cell")
+    try:
+        atoms.get_stress()
+    except PropertyNotImplementedError:
+        raise InputError("the cell can not be relaxed: the model gives no stress") from None
+    # a direction that is not periodic has vacuum, which has no natural length
+    across = [bool(np.abs(atoms.cell.array[~atoms.pbc][:, axis]).max(initial=0) > 1e-6) for axis in range(3)]
+    free = [not (across[row] or across[column]) for row, column in VOIGT]
+    if cell is True or cell == "all":
+        return free
+    if cell in ("volume", "shape"):
+        if not all(free):
+            raise InputError(
+                f"cell={cell} is for crystals; this structure is not periodic in every direction"
+            )
+        return free
+    if isinstance(cell, str) or len(cell) != 6:
+        raise InputError(
+            f"cell must be all, volume, shape or six truth values (xx yy zz yz xz xy), not {cell!r}"
+        )
+    return [bool(component) for component in cell]
+
+
+def _filter(atoms: Atoms, cell: Cell, moves: list[bool], pressure_GPa: float) -> FrechetCellFilter:
+    return FrechetCellFilter(
+        atoms,
+        mask=moves,
+        hydrostatic_strain=cell == "volume",
+        constant_volume=cell == "shape",
+        scalar_pressure=pressure_GPa * units.GPa,
+    )
+
+
+def _largest_force(atoms: Atoms) -> float:
+    return float(np.linalg.norm(atoms.get_forces(), axis=1).max())
+
+
+def _stress_left(atoms: Atoms, cell: Cell, moves: list[bool], pressure_GPa: float) -> float:
+    """Largest component of the stress that the moving part of the cell still feels [GPa]."""
+    stress = atoms.get_stress() / units.GPa  # (6,) Voigt
+    stress[:3] += pressure_GPa
+    if cell == "volume":
+        return float(abs(stress[:3].mean()))
+    if cell == "shape":
+        stress[:3] -= stress[:3].mean()
+    return float(np.abs(stress[moves]).max(initial=0.0))

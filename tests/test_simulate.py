@@ -1,0 +1,326 @@
+"""Dynamics and relaxations, with ASE's own calculators in the model's place where that is enough."""
+
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms, units
+from ase.build import bulk, fcc111, molecule
+from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms
+from ase.io import Trajectory, read
+
+from physicsml_ase.conventions import InputError
+from physicsml_ase.simulate import Unstable, md, relax
+
+
+class Springs(Calculator):
+    """Every atom on a spring at its place, or pushed away from it when `k` is negative."""
+
+    implemented_properties = ("energy", "forces")
+
+    def __init__(self, places: np.ndarray, k: float = 5.0, nan_after: int = 10**9) -> None:
+        super().__init__()
+        self.places, self.k, self.left = places, k, nan_after
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes) -> None:
+        super().calculate(atoms, properties, system_changes)
+        self.left -= 1
+        away = atoms.positions - self.places
+        forces = -self.k * away
+        if self.left < 0:
+            forces[1, 2] = np.nan
+        self.results = {"energy": self.k * (away**2).sum() / 2, "forces": forces}
+
+
+class Pairs(Calculator):
+    """Harmonic bonds between all pairs of atoms: conserves momentum and angular momentum."""
+
+    implemented_properties = ("energy", "forces")
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes) -> None:
+        super().calculate(atoms, properties, system_changes)
+        away = atoms.positions[None] - atoms.positions[:, None]
+        length = np.linalg.norm(away, axis=-1) + np.eye(len(atoms))
+        stretch = (length - 1.0) * (1 - np.eye(len(atoms)))
+        forces = (10 * stretch / length)[..., None] * away
+        self.results = {"energy": 5 * (stretch**2).sum() / 2, "forces": forces.sum(1)}
+
+
+def crystal(repeat: int = 2) -> Atoms:
+    return bulk("Cu", cubic=True).repeat(repeat)
+
+
+def columns(path: Path) -> np.ndarray:
+    return np.loadtxt(path, ndmin=2)
+
+
+def test_nve_keeps_the_energy(tmp_path: Path) -> None:
+    result = md(
+        EMT(),
+        crystal(),
+        steps=200,
+        timestep_fs=2.0,
+        thermostat="nve",
+        temperature_K=600,
+        trajectory=tmp_path / "md.traj",
+        log=tmp_path / "md.log",
+        every=20,
+    )
+    assert abs(result.energy_drift) < 1e-4
+    assert result.steps == result.total_steps == 200
+    assert result.time_ps == pytest.approx(0.4)
+    assert 150 < result.temperature_K < 450  # half of the heat went into the bonds
+    log = columns(tmp_path / "md.log")
+    assert log[:, 0].tolist() == list(range(0, 201, 20))
+    assert np.ptp(log[:, 2] + log[:, 3]) / 32 < 1e-3
+    frames = read(tmp_path / "md.traj", ":")
+    assert len(frames) == 11
+    assert frames[3].get_potential_energy() == pytest.approx(log[3, 2], abs=1e-6)
+    assert frames[3].get_stress()[2] == pytest.approx(log[3, 8], rel=1e-5)
+    assert "energy drift" in str(result)
+
+
+def test_the_given_structure_is_left_alone() -> None:
+    atoms = crystal()
+    before = atoms.copy()
+    result = md(EMT(), atoms, steps=3)
+    assert atoms == before
+    assert atoms.calc is None
+    assert not atoms.has("momenta")
+    assert result.atoms.has("momenta")
+    relax(EMT(), atoms, steps=1)
+    assert atoms == before
+
+
+@pytest.mark.parametrize("suffix", [".traj", ".xyz"])
+def test_a_continued_run_is_the_uninterrupted_one(tmp_path: Path, suffix: str, caplog) -> None:
+    settings = {"thermostat": "nve", "timestep_fs": 2.0, "every": 7}
+    whole = md(EMT(), crystal(), steps=50, trajectory=tmp_path / f"whole{suffix}", **settings)
+    parts = {"trajectory": tmp_path / f"parts{suffix}", "log": tmp_path / "parts.log"} | settings
+    md(EMT(), crystal(), steps=20, **parts)
+    with caplog.at_level(logging.INFO, logger="physicsml_ase"):
+        rest = md(EMT(), crystal(), steps=50, **parts)
+    assert "from step 20" in caplog.text
+    assert (rest.steps, rest.total_steps) == (30, 50)
+    digits = 1e-12 if suffix == ".traj" else 1e-5
+    np.testing.assert_allclose(rest.atoms.positions, whole.atoms.positions, atol=digits)
+    steps = [0, 7, 14, 20, 21, 28, 35, 42, 49, 50]
+    assert [a.info["step"] for a in read(parts["trajectory"], ":")] == steps
+    assert columns(parts["log"])[:, 0].tolist() == steps
+    again = md(EMT(), crystal(), steps=50, **parts)
+    assert again.steps == 0
+    assert len(read(parts["trajectory"], ":")) == len(steps)
+    md(EMT(), crystal(), steps=7, restart=False, **parts)
+    assert [a.info["step"] for a in read(parts["trajectory"], ":")] == [0, 7]
+
+
+@pytest.mark.parametrize("suffix", [".traj", ".xyz"])
+@pytest.mark.parametrize("cut", [10, 700])
+def test_a_half_written_last_frame_is_tolerated(tmp_path: Path, suffix: str, cut: int) -> None:
+    path = tmp_path / f"md{suffix}"
+    settings = {"steps": 20, "every": 5, "trajectory": path, "thermostat": "nve"}
+    whole = md(EMT(), crystal(), **settings)
+    path.write_bytes(path.read_bytes()[:-cut])
+    rest = md(EMT(), crystal(), **settings)
+    assert rest.steps == 5
+    assert [a.info["step"] for a in read(path, ":")] == [0, 5, 10, 15, 20]
+    np.testing.assert_allclose(rest.atoms.positions, whole.atoms.positions, atol=1e-5)
+
+
+def test_what_can_not_be_continued_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "md.traj"
+    md(EMT(), crystal(), steps=2, trajectory=path)
+    with pytest.raises(InputError, match=r"is of Cu32, not of this structure \(Al\); .*restart=False"):
+        md(EMT(), bulk("Al"), steps=4, trajectory=path)
+    with Trajectory(path, "w") as other:
+        other.write(crystal())
+    with pytest.raises(InputError, match="not written by md"):
+        md(EMT(), crystal(), steps=4, trajectory=path)
+    path.write_bytes(b"rubbish")
+    with pytest.raises(InputError, match="can not be read"):
+        md(EMT(), crystal(), steps=4, trajectory=path)
+    assert path.read_bytes() == b"rubbish"
+
+
+@pytest.mark.parametrize("thermostat", ["langevin", "bussi", "nose-hoover"])
+def test_small_molecules_get_the_temperature_asked_for(thermostat: str) -> None:
+    """The mean energy of three bonded atoms is kT/2 for each motion that is not held, and as much in bonds."""
+    atoms = Atoms("O3", [[0, 0, 0], [1, 0, 0], [0.5, 3**0.5 / 2, 0]])
+    result = md(
+        Pairs(), atoms, steps=3000, temperature_K=300, thermostat=thermostat, friction_per_fs=0.05, seed=2
+    )
+    assert result.temperature_K == pytest.approx(300, rel=0.35)  # 900 with 3N degrees of freedom
+    if thermostat != "langevin":
+        assert np.abs(result.atoms.get_momenta().sum(0)).max() < 1e-8
+        assert np.abs(result.atoms.get_angular_momentum()).max() < 1e-6
+
+
+@pytest.mark.parametrize("thermostat", ["npt", "npt-full"])
+def test_pressure_changes_the_volume(thermostat: str, tmp_path: Path) -> None:
+    settings = {"steps": 100, "timestep_fs": 4.0, "temperature_K": 300, "friction_per_fs": 0.05}
+    pressed = md(
+        EMT(), crystal(), thermostat=thermostat, pressure_GPa=20, log=tmp_path / "npt.log", **settings
+    )
+    assert pressed.atoms.get_volume() < 0.95 * crystal().get_volume()
+    assert len(columns(tmp_path / "npt.log")[0]) == 12
+    angles = pressed.atoms.cell.angles()
+    assert (np.abs(angles - 90) < 1e-6).all() == (thermostat == "npt")
+
+
+def test_seeds_and_own_momenta() -> None:
+    a, b, c = (md(EMT(), crystal(1), steps=5, seed=seed).atoms.positions for seed in (1, 1, 2))
+    np.testing.assert_array_equal(a, b)
+    assert np.abs(a - c).max() > 1e-4
+    moving = crystal(1)
+    moving.set_momenta(np.full((4, 3), 2.0))
+    drifted = md(EMT(), moving, steps=10, thermostat="nve").atoms.positions - moving.positions
+    np.testing.assert_allclose(drifted, 2.0 / 63.546 * 10 * units.fs, atol=1e-6)
+
+
+def test_constraints_hold() -> None:
+    slab = fcc111("Cu", (2, 2, 3), vacuum=5.0)
+    slab.set_constraint(FixAtoms([atom.index for atom in slab if atom.tag == 3]))
+    result = md(EMT(), slab, steps=20)
+    moved = np.linalg.norm(result.atoms.positions - slab.positions, axis=1)
+    assert (moved[slab.get_tags() == 3] == 0).all()
+    assert (moved[slab.get_tags() == 1] > 0).all()
+
+
+def test_an_explosion_is_stopped(tmp_path: Path) -> None:
+    atoms = molecule("CH4")
+    path = tmp_path / "md.traj"
+    with pytest.raises(Unstable, match=r"step \d+ \(.* ps\): the temperature is .*frames before are in .*md"):
+        md(Springs(atoms.positions, k=-2.0), atoms, steps=2000, thermostat="nve", trajectory=path, every=1)
+    frames = read(path, ":")
+    assert len(frames) > 5
+    assert all(np.isfinite(frame.positions).all() for frame in frames)
+    with pytest.raises(Unstable, match=r"step 13 .*force on atom 1 is not finite; nothing was kept"):
+        md(Springs(atoms.positions, nan_after=13), atoms, steps=50, thermostat="nve")
+    with pytest.raises(Unstable, match="fly apart"):
+        md(
+            Springs(atoms.positions, k=0.0),
+            atoms,
+            steps=20000,
+            temperature_K=3000,
+            timestep_fs=5,
+            thermostat="nve",
+        )
+
+
+def test_a_terminal_sees_a_bar(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    md(EMT(), crystal(1), steps=5)
+    shown = capsys.readouterr().err
+    assert "atoms·steps/s" in shown
+    assert "5/5" in shown
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "one of them"),
+        ({"steps": 5, "time_ps": 1.0}, "one of them"),
+        ({"steps": -1}, "negative"),
+        ({"steps": 5, "timestep_fs": 0.0}, "timestep_fs must be positive"),
+        ({"steps": 5, "temperature_K": -3.0}, "temperature_K must be positive"),
+        ({"steps": 5, "thermostat": "berendsen"}, "use langevin, nve"),
+        ({"steps": 5, "every": 0}, "every"),
+        ({"steps": 5, "trajectory": "md.pdb"}, "md.pdb: a trajectory's name ends in"),
+        ({"steps": 5, "thermostat": "npt"}, "periodic in all three"),
+    ],
+)
+def test_wrong_settings(settings: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        md(EMT(), molecule("H2O"), **settings)
+
+
+def test_time_is_steps() -> None:
+    assert md(EMT(), crystal(1), time_ps=0.01, timestep_fs=2.5).steps == 4
+
+
+# --- relaxation
+
+
+@pytest.mark.parametrize("optimizer", ["FIRE", "lbfgs", "BFGS"])
+def test_a_rattled_crystal_relaxes_with_its_cell(optimizer: str, tmp_path: Path) -> None:
+    atoms = bulk("Cu", cubic=True, a=3.8)
+    atoms.set_cell(
+        atoms.cell.array @ np.array([[1.03, 0.02, 0], [0.02, 1, 0], [0, 0, 0.98]]), scale_atoms=True
+    )
+    atoms.rattle(0.1, seed=1)
+    result = relax(
+        EMT(),
+        atoms,
+        fmax=0.001,
+        optimizer=optimizer,
+        cell="all",
+        trajectory=tmp_path / "relax.traj",
+        log=tmp_path / "relax.log",
+    )
+    assert result.converged
+    assert result.fmax < 0.001
+    assert result.stress_GPa < 0.05
+    assert result.energy_change < -0.1
+    assert result.atoms.get_volume() == pytest.approx(4 * 11.565, rel=2e-3)  # EMT's copper
+    log = columns(tmp_path / "relax.log")
+    assert log[0, 0] == 0
+    assert log[-1, 0] == result.steps == len(read(tmp_path / "relax.traj", ":")) - 1
+    assert log[-1, 1] == pytest.approx(result.energy, abs=1e-6)
+    assert str(result).startswith("converged after")
+
+
+def test_parts_of_the_cell() -> None:
+    atoms = bulk("Cu", cubic=True, a=3.8)
+    atoms.set_cell(atoms.cell.array @ np.diag([1.03, 1.0, 1.0]), scale_atoms=True)
+    volume = relax(EMT(), atoms, cell="volume").atoms.cell.lengths()
+    assert volume[0] / volume[1] == pytest.approx(1.03)
+    assert volume[1] < 3.7
+    shape = relax(EMT(), atoms, cell="shape", fmax=0.001).atoms
+    assert shape.get_volume() == pytest.approx(atoms.get_volume(), rel=1e-3)
+    assert np.ptp(shape.cell.lengths()) < 0.01
+    one = relax(EMT(), atoms, cell=[True, False, False, False, False, False]).atoms.cell.lengths()
+    assert one[1:].tolist() == [3.8, 3.8]
+    assert one[0] < 3.8
+    pressed = relax(EMT(), atoms, cell=True, pressure_GPa=10.0)
+    assert pressed.atoms.get_stress()[:3] / units.GPa == pytest.approx([-10] * 3, abs=0.5)
+    assert pressed.stress_GPa < 0.5
+
+
+def test_the_vacuum_of_a_slab_stays() -> None:
+    slab = fcc111("Cu", (2, 2, 3), vacuum=6.0, a=3.7)
+    height = slab.cell[2, 2]
+    relaxed = relax(EMT(), slab, cell="all", fmax=0.02).atoms
+    assert relaxed.cell[2, 2] == height
+    assert relaxed.cell[0, 0] < slab.cell[0, 0]
+    with pytest.raises(InputError, match="not periodic in every"):
+        relax(EMT(), slab, cell="volume")
+
+
+def test_not_converged_is_said(caplog) -> None:
+    atoms = crystal(1)
+    atoms.rattle(0.2, seed=1)
+    result = relax(EMT(), atoms, fmax=1e-5, steps=3)
+    assert not result.converged
+    assert result.steps == 3
+    assert "did not converge" in caplog.text
+    assert "NOT converged" in str(result)
+
+
+def test_relaxing_what_can_not_be(tmp_path: Path) -> None:
+    atoms = molecule("CH4")
+    with pytest.raises(Unstable, match=r"relaxation stopped at step .*are in .*x.xyz"):
+        relax(Springs(0.9 * atoms.positions, k=-500.0), atoms, steps=5000, trajectory=tmp_path / "x.xyz")
+    with pytest.raises(Unstable, match="not finite"):
+        relax(Springs(atoms.positions - 0.1, nan_after=3), atoms, fmax=1e-8)
+    with pytest.raises(InputError, match="no stress"):
+        relax(Springs(crystal().positions), crystal(), cell=True)
+    with pytest.raises(InputError, match="not a crystal"):
+        relax(Springs(atoms.positions), atoms, cell=True)
+    with pytest.raises(InputError, match="use FIRE"):
+        relax(EMT(), crystal(), optimizer="SIMPLEX")
+    with pytest.raises(InputError, match="cell that moves"):
+        relax(EMT(), crystal(), pressure_GPa=3.0)
