@@ -55,20 +55,41 @@ class Share(NamedTuple):
     blank: bool = False
 
 
-def plan(
-    sizes: Sizes, rule: Rule, epoch: int = 0, cycle: int = 0, rank: int = 0, world: int = 1
-) -> list[Share]:
-    """The batches of one rank in an epoch, in order; `cycle` counts the passes within the epoch."""
-    shares = _draw(sizes, rule, epoch // rule.redraw_interval, cycle, rank, world)
-    if rule.shuffle and rule.has_budget and (epoch >= rule.redraw_interval or cycle):
-        count = len(_draw(sizes, rule, 0, 0, rank, world))
-        shares = (shares * -(-count // len(shares)))[:count]
+class Plan(NamedTuple):
+    """The batches of one rank in an epoch, in order; step k is order[starts[k] : stops[k] : stride]."""
+
+    order: Ints  # (S,)
+    starts: Ints  # (K,)
+    stops: Ints  # (K,)
+    stride: int
+
+    @property
+    def steps(self) -> int:
+        """Number of batches."""
+        return len(self.starts)
+
+    def share(self, k: int) -> Share:
+        """Batch k."""
+        indices = self.order[self.starts[k] : self.stops[k] : self.stride]
+        return Share(indices) if len(indices) else Share(self.order[:1], blank=True)
+
+    def choose(self, steps: Ints) -> "Plan":
+        """Other batches of the same, in another order."""
+        return self._replace(starts=self.starts[steps], stops=self.stops[steps])
+
+
+def plan(sizes: Sizes, rule: Rule, epoch: int = 0, cycle: int = 0, rank: int = 0, world: int = 1) -> Plan:
+    """The batches of one rank in an epoch; `cycle` counts the passes within the epoch."""
+    drawn = _draw(sizes, rule, epoch // rule.redraw_interval, cycle, rank, world)
     if not rule.shuffle:
-        return shares
-    per_window = max(1, WINDOW * sizes.block * len(shares) // len(sizes.num_atoms))
-    group = per_window if sizes.block > 1 else len(shares)
-    order = shuffled(len(shares), 1, group, (rule.seed, ARRANGE, epoch, cycle))
-    return [shares[k] for k in order.tolist()]
+        return drawn
+    if rule.has_budget and (epoch >= rule.redraw_interval or cycle):
+        count = _draw(sizes, rule, 0, 0, rank, world).steps
+        drawn = drawn.choose(np.resize(np.arange(drawn.steps), count))
+    window = (
+        max(1, WINDOW * sizes.block * drawn.steps // len(sizes.num_atoms)) if sizes.block > 1 else drawn.steps
+    )
+    return drawn.choose(shuffled(drawn.steps, 1, window, (rule.seed, ARRANGE, epoch, cycle)))
 
 
 def shuffled(size: int, block: int, window: int, seed: Sequence[int]) -> Ints:
@@ -92,20 +113,20 @@ def _permutation(size: int, bits: np.random.PCG64) -> Ints:
     return np.argsort(bits.random_raw(size), kind="stable")
 
 
-def cut(order: Ints, sizes: Sizes, rule: Rule) -> list[Ints]:
-    """Consecutive runs of `order`, each closed before it would pass a bound; one too large goes alone."""
+def cut(order: Ints, sizes: Sizes, rule: Rule) -> Ints:
+    """Ends of consecutive runs of `order`, each closed before it would pass a bound; one too large goes alone."""
     ends = []
     bounds = [(sizes.num_atoms, rule.max_atoms), (sizes.num_edges, rule.max_edges)]
     sums = [(np.cumsum(size[order]), bound) for size, bound in bounds if bound is not None]
     start = 0
     while start < len(order):
-        end = start + rule.batch_size
+        end = min(start + rule.batch_size, len(order))
         for total, bound in sums:
             before = total[start - 1] if start else 0
             end = min(end, int(np.searchsorted(total, before + bound, side="right")))
         start = max(end, start + 1)
         ends.append(start)
-    return np.split(order, ends[:-1])
+    return np.array(ends)
 
 
 def over_budget(sizes: Sizes, rule: Rule) -> Ints:
@@ -118,24 +139,24 @@ def over_budget(sizes: Sizes, rule: Rule) -> Ints:
     return np.flatnonzero(too_many)
 
 
-def _draw(sizes: Sizes, rule: Rule, draw: int, cycle: int, rank: int, world: int) -> list[Share]:
+def _draw(sizes: Sizes, rule: Rule, draw: int, cycle: int, rank: int, world: int) -> Plan:
     """The batches of one rank, as composed in this draw; never none."""
     size = len(sizes.num_atoms)
     order = np.arange(size)
     if rule.shuffle:
         window = WINDOW if sizes.block > 1 else size
         order = shuffled(size, sizes.block, window, (rule.seed, COMPOSE, draw, cycle))
-    if rule.has_budget:
-        batches = cut(order, sizes, rule)
-        if rule.drop_last and len(batches) > world:
-            batches = batches[: (len(batches) - 1) // world * world]
-        parts = batches[rank::world]
-        steps = -(-len(batches) // world)
-    else:
+    if not rule.has_budget:
         together = rule.batch_size * world
+        starts = np.arange(0, size, together)
         if rule.drop_last and size >= together:
-            order = order[: size // together * together]
-        parts = [order[k : k + together][rank::world] for k in range(0, len(order), together)]
-        steps = len(parts)
-    parts += [order[:0]] * (steps - len(parts))
-    return [Share(part) if len(part) else Share(order[:1], blank=True) for part in parts]
+            starts = starts[: size // together]
+        return Plan(order, starts + rank, np.minimum(starts + together, size), world)
+    stops = cut(order, sizes, rule)
+    starts = np.concatenate([[0], stops[:-1]])
+    if rule.drop_last and len(stops) > world:
+        whole = (len(stops) - 1) // world * world  # the last batch was closed by the end of the data
+        starts, stops = starts[:whole], stops[:whole]
+    lacking = -len(starts) % world
+    starts, stops = (np.concatenate([ends, np.zeros(lacking, dtype=np.int64)]) for ends in (starts, stops))
+    return Plan(order, starts[rank::world], stops[rank::world], 1)

@@ -13,6 +13,7 @@ from physicsml_ase.data.batching import Rule
 from physicsml_ase.data.frames import Recipe, chunks, worker_count
 from physicsml_ase.data.labels import rekey, resolve_labels
 from physicsml_ase.data.loader import GraphLoader
+from physicsml_ase.data.outliers import find_limits, find_outliers, residual_energy
 from physicsml_ase.data.references import Wanted
 from physicsml_ase.data.sets import SETS, Spec, open_sets, record_sets
 from physicsml_ase.data.settings import DataModuleConfig, PredictBatches
@@ -138,27 +139,36 @@ class DataModule(pl.LightningDataModule):
     def _resolve(self) -> Resolved:
         sets = open_sets(self.specs, self.config, self.seed)
         labels = self._labels(sets.sources)
-        known = self.given_domain
-        survey = Survey(labels, self.config.self_interaction if known is None else known.self_interaction)
-        stores: dict[str, dict[str, Store]] = {set_: {} for set_ in SETS}
-        recipe = self._recipe(labels, known)
-        for name, source in sets.sources["train"].items():
-            stores["train"][name] = self._store("train", source, recipe, survey.watch(source))
-        summary: dict[str, Any] = {}
-        if known is None:
-            if not sets.sources["train"]:
-                raise InputError("no training data: name them with datamodule.train_data, or give train=...")
-            statistics = resolve_domain(survey, recipe, self.reference_energies)
-            known = statistics.domain
-            summary["reference_energies"] = statistics.reference_method
-        self._check_num_elements(known)
-        recipe = self._recipe(labels, known)
-        for set_ in SETS[1:]:
-            for name, source in sets.sources[set_].items():
-                stores[set_][name] = self._store(set_, source, recipe)
+        stores: dict[str, dict[str, Store]] = {}
+        surveys: dict[str, Survey] = {}
+        domain, limits, summary = self.given_domain, None, dict[str, Any]()
+        for set_, of in sets.sources.items():
+            recipe = self._recipe(labels, domain)
+            survey = surveys[set_] = Survey(labels if set_ != "predict" else (), recipe.self_interaction)
+            stores[set_] = {
+                k: self._store(set_, source, recipe, survey.watch(source)) for k, source in of.items()
+            }
+            if domain is None:
+                if not of:
+                    raise InputError(
+                        "no training data: name them with datamodule.train_data, or give train=..."
+                    )
+                domain, summary["reference_energies"], limits = resolve_domain(
+                    survey, recipe, self.reference_energies
+                )
+            elif of and set_ != "predict":
+                residual = residual_energy(survey, domain.atomic_energies)
+                limits = limits or find_limits(survey, residual)
+                find_outliers(survey, residual, limits)
+            for name, present in survey.present.items() if of else ():
+                log.info(
+                    "%s: %s in %d of %d structures", set_, name, present, sum(map(len, stores[set_].values()))
+                )
+        assert domain is not None
+        self._check_num_elements(domain)
         used = {set_: {name: len(store) for name, store in of.items()} for set_, of in stores.items()}
-        summary |= {"labels": dict(survey.present)} | record_sets(sets, used, self.seed)
-        return Resolved(labels, known, summary, stores)
+        summary["labels"] = {set_: survey.present for set_, survey in surveys.items() if stores[set_]}
+        return Resolved(labels, domain, summary | record_sets(sets, used, self.seed), stores)
 
     def _labels(self, sources: dict[str, dict[str, Source]]) -> tuple[Label, ...]:
         some = next(s for name in SETS for s in sources[name].values())

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 
 from physicsml_ase.conventions import InputError
-from physicsml_ase.data.batching import Rule, Share, Sizes, over_budget, plan
+from physicsml_ase.data.batching import Plan, Rule, Share, Sizes, over_budget, plan
 from physicsml_ase.data.frames import WORKER_DIED, process_context
 from physicsml_ase.data.store import Store
 from physicsml_ase.graph import Graph
@@ -54,7 +54,7 @@ class GraphLoader:
         self._rank, self._world = rank, world
         self._started = self._continue = False
         self._steps: dict[int, int] = {}
-        self._queue: list[Share] = []
+        self._remaining = _Remaining()
         self._workers: DataLoader[Graph | InputError] | None = None
         large = over_budget(self.sizes, rule)
         if len(large):
@@ -77,11 +77,16 @@ class GraphLoader:
         """Where Lightning looks for `set_epoch`."""
         return self
 
+    @property
+    def batch_sampler(self) -> None:
+        """Lightning asks for it wherever there is a sampler."""
+        return None
+
     def __len__(self) -> int:
         """Batches of this rank in an epoch; the same on every rank."""
         _, world = self.place
         if world not in self._steps:
-            self._steps[world] = len(plan(self.sizes, self.rule, 0, 0, 0, world))
+            self._steps[world] = plan(self.sizes, self.rule, 0, 0, 0, world).steps
         return self._steps[world]
 
     def set_epoch(self, epoch: int) -> None:
@@ -90,7 +95,7 @@ class GraphLoader:
             self.epoch, self.cycle, self.position = epoch, 0, 0
             self._started = self._continue = False
 
-    def plan(self) -> list[Share]:
+    def plan(self) -> Plan:
         """The batches of the current pass for this rank."""
         return plan(self.sizes, self.rule, self.epoch, self.cycle, *self.place)
 
@@ -103,8 +108,8 @@ class GraphLoader:
             self.cycle += self._started
             self.position = 0
         self._started = True
-        shares = self.plan()[self.position :]
-        for graph in self._read(shares):
+        self._remaining.plan, self._remaining.position = self.plan(), self.position
+        for graph in self._read():
             self.position += 1
             yield graph
 
@@ -128,27 +133,26 @@ class GraphLoader:
         """End the worker processes."""
         self._workers = None
 
-    def _read(self, shares: list[Share]) -> Iterator[Graph]:
+    def _read(self) -> Iterator[Graph]:
         if not self.num_workers:
-            graphs: Iterator[Graph] = (read_share(self.store, share) for share in shares)
+            graphs: Iterator[Graph] = (read_share(self.store, share) for share in self._remaining)
         else:
-            graphs = self._read_by_workers(shares)
+            graphs = self._read_by_workers()
         pin = torch.cuda.is_available()  # an asynchronous copy to the GPU needs it
         return (graph.pin_memory() for graph in graphs) if pin else graphs
 
-    def _read_by_workers(self, shares: list[Share]) -> Iterator[Graph]:
+    def _read_by_workers(self) -> Iterator[Graph]:
         if self._workers is None:
             self._workers = DataLoader(
                 _Shares(self.store),
                 batch_size=None,
-                sampler=self._queue,
+                sampler=self._remaining,
                 num_workers=self.num_workers,
                 collate_fn=_as_it_is,
                 multiprocessing_context=process_context(),
                 persistent_workers=True,
                 generator=torch.Generator(),  # its own, or it would draw from the run's random numbers
             )
-        self._queue[:] = shares
         try:
             for graph in self._workers:
                 if isinstance(graph, InputError):
@@ -166,6 +170,17 @@ def read_share(store: Store, share: Share) -> Graph:
     if not share.blank:
         return graph
     return graph._replace(targets={k: torch.full_like(t, torch.nan) for k, t in graph.targets.items()})
+
+
+class _Remaining:
+    """The batches of a plan from a position on; the same object for every pass, since torch keeps its sampler."""
+
+    plan: Plan
+    position = 0
+
+    def __iter__(self) -> Iterator[Share]:
+        plan = self.plan
+        return (plan.share(k) for k in range(self.position, plan.steps))
 
 
 class _Shares(Dataset[Graph | InputError]):

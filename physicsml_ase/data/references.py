@@ -14,16 +14,13 @@ from ase.data import atomic_numbers, chemical_symbols
 from numpy.typing import NDArray
 
 from physicsml_ase.conventions import InputError
+from physicsml_ase.data.outliers import energy_limits
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Wanted = Mapping[str, float] | Literal["isolated_atoms", "least_squares"] | None
 """Energies by symbol [eV], or where to take them from."""
 
-OUTLYING = 20.0
-"""Deviations from the median, in median absolute deviations, that make a structure an outlier,"""
-OUTLYING_ENERGY = 1.0
-"""if they are also larger than this [eV/atom]."""
 ENOUGH = 50_000
 """Of more structures than this, every second, third, ... is fitted."""
 DEGENERATE = 1e-6
@@ -74,16 +71,6 @@ def reference_energies(
     return References(energies, f"by least squares over {len(fitted)} structures")
 
 
-def outlying(deviation: Floats) -> Mask:
-    """Which of the values [eV/atom] are far from the others, (S,); NaN is not."""
-    finite = np.isfinite(deviation)
-    if not finite.any():
-        return finite
-    distance = np.abs(deviation - np.median(deviation[finite]))
-    limit = max(OUTLYING * float(np.median(distance[finite])), OUTLYING_ENERGY)
-    return finite & (np.nan_to_num(distance) > limit)
-
-
 def in_words(energies: Mapping[int, float]) -> str:
     """'H -13.6 eV, O -2041.4 eV'"""
     return ", ".join(f"{chemical_symbols[z]} {energy:.6g} eV" for z, energy in energies.items())
@@ -118,8 +105,9 @@ def _robust_fit(counts: Floats, energy: Floats) -> Floats:
         before, solution = solution, _least_squares(fractions, per_atom, weights)
         if np.abs(solution - before).max() < 1e-6:
             break
-    inliers = ~outlying(per_atom - fractions @ solution)
-    return _least_squares(fractions, per_atom, inliers.astype(np.float64))
+    residual = per_atom - fractions @ solution
+    middle, limit = energy_limits(residual)
+    return _least_squares(fractions, per_atom, (np.abs(residual - middle) <= limit).astype(np.float64))
 
 
 def _least_squares(fractions: Floats, per_atom: Floats, weights: Floats) -> Floats:

@@ -1,6 +1,7 @@
 """The sets of a run: sources by set and name, what is split off the training data, and a record of it all."""
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -11,6 +12,8 @@ from physicsml_ase.conventions import InputError
 from physicsml_ase.data.settings import DataModuleConfig
 from physicsml_ase.data.sources import Source, SourceSpec, open_sources
 from physicsml_ase.data.splits import Split, split_source
+
+log = logging.getLogger("physicsml_ase")
 
 Spec = SourceSpec | Mapping[str, SourceSpec]
 SETS = ("train", "validation", "test", "predict")
@@ -40,11 +43,11 @@ def open_sets(specs: Mapping[str, Spec | None], config: DataModuleConfig, seed: 
             amounts: dict[str, Any] = {"fraction": parts}
             if max(parts) >= 1:  # a number of structures beside a fraction: both as numbers
                 amounts = {"number": [part if part >= 1 else round(part * len(source)) for part in parts]}
-            apart = split_source(source, **amounts, group_key=config.split_by, seed=seed)
-            sources["train"][name] = apart.train
-            sources["validation"] |= {name: apart.validation} if apart.validation else {}
-            sources["test"] |= {name: apart.test} if apart.test else {}
-            splits[name] = apart.indices
+            split = split_source(source, **amounts, group_key=config.split_by, seed=seed).indices
+            splits[name] = split = _keep_what_only_training_can_use(source, split)
+            for set_, indices in split._asdict().items():
+                if len(indices):
+                    sources[set_][name] = source.subset(indices)
     return Sets(sources, splits)
 
 
@@ -65,6 +68,35 @@ def record_sets(sets: Sets, used: Mapping[str, Mapping[str, int]], seed: int) ->
     if sets.splits:
         record["split"] = {"seed": seed} | {name: _record_split(split) for name, split in sets.splits.items()}
     return record
+
+
+def _keep_what_only_training_can_use(source: Source, split: Split) -> Split:
+    """The split with isolated atoms, and frames with an element that no training frame has, moved to training.
+
+    A model would refuse such an element; isolated atoms are where reference energies come from.
+    """
+    elsewhere = np.concatenate([split.validation, split.test])
+    elements, move = dict[int, set[int]](), set[int]()
+    for i in elsewhere.tolist():
+        atoms = source[i]
+        elements[i] = set(atoms.numbers.tolist())
+        if len(atoms) == 1 and not atoms.pbc.any():
+            move.add(i)
+    unseen = set[int]().union(*elements.values())
+    for i in split.train.tolist():
+        unseen -= set(source[i].numbers.tolist())
+        if not unseen:
+            break
+    move |= {i for i, present in elements.items() if present & unseen}
+    if not move:
+        return split
+    log.info("%s: %d isolated atoms or frames with a rare element stay in training", source.name, len(move))
+    moved = np.array(sorted(move))
+    return Split(
+        np.sort(np.concatenate([split.train, moved])),
+        np.setdiff1d(split.validation, moved),
+        np.setdiff1d(split.test, moved),
+    )
 
 
 def _record_split(split: Split) -> dict[str, Any]:

@@ -1,44 +1,39 @@
-"""What a model is told about its data (`Domain`), and what is wrong with them, from a survey of the training set.
+"""What a model is told about its data, the `Domain`, from a survey of the training set.
 
-Isolated atoms teach the reference energies; scales and the mean number of neighbours are those of the
-other structures. One structure in the wrong unit must neither pass unseen nor change the scales.
-S structures.
+Isolated atoms teach the reference energies; scales and the mean number of neighbours are those of the other
+structures. A structure in the wrong unit must not change them. S structures.
 """
 
 import logging
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from ase.data import chemical_symbols
-from numpy.typing import NDArray
 
 from physicsml_ase.conventions import InputError
 from physicsml_ase.data.frames import Recipe
-from physicsml_ase.data.references import Wanted, in_words, outlying, reference_energies
+from physicsml_ase.data.outliers import Limits, find_limits, find_outliers, residual_energy
+from physicsml_ase.data.references import Wanted, in_words, reference_energies
 from physicsml_ase.data.survey import Floats, Survey
 from physicsml_ase.domain import Domain
 
 log = logging.getLogger("physicsml_ase")
 
-OUTLYING_FORCE = 50.0
-"""A force this many times the RMS that 90 % of the structures keep below makes an outlier."""
 SMALLEST_SCALE = 1e-4
 """Scales below this [eV] say nothing: all forces are zero, or there is only one structure."""
-NAMED = 5
 
 
-@dataclass(frozen=True)
-class Statistics:
+class Statistics(NamedTuple):
     """A domain and how it came about."""
 
     domain: Domain
     reference_method: str
-    outliers: NDArray[np.int64]
-    """Structures of the survey with an extreme energy or force."""
+    limits: Limits
+    """Beyond which a structure of any set is an outlier."""
 
 
 def resolve_domain(survey: Survey, recipe: Recipe, references_wanted: Wanted = None) -> Statistics:
-    """The domain of surveyed training data, said aloud, with a warning for each outlying structure.
+    """The domain of surveyed training data, said aloud.
 
     Raises `InputError` where there is nothing to learn from.
     """
@@ -48,25 +43,21 @@ def resolve_domain(survey: Survey, recipe: Recipe, references_wanted: Wanted = N
             f"nothing to learn from {survey.sources[0].name}: no atom has a neighbour within "
             f"{recipe.cutoff:g} Å, there are only isolated atoms; add molecules or crystals"
         )
-    used = ~isolated
-    num_atoms, energy = survey.column("num_atoms"), survey.column("energy")
-    neighbors = float(survey.column("num_neighbors")[used].sum() / num_atoms[used].sum())
+    num_atoms = survey.column("num_atoms")[~isolated]
+    neighbors = float(survey.column("num_neighbors")[~isolated].sum() / num_atoms.sum())
     if not neighbors:
         log.warning(
             "no atom has a neighbour within %g Å: only reference energies can be learned", recipe.cutoff
         )
-    counts = survey.counts
-    references = reference_energies(survey.elements, counts, energy, isolated, references_wanted)
-    shifts = np.array([references.energies[z] for z in survey.elements])
-    residual = np.where(used, (energy - counts @ shifts) / num_atoms, np.nan)  # (S,) eV/atom
-    strange = outlying(residual)
-    violent = _violent(survey.column("force_max"), survey.column("force_square"), used)
-    _warn(survey, residual, strange, violent)
-    force_square = survey.column("force_square")[used & ~violent]
-    scale = _scale(force_square, residual[used & ~strange])
-    for name, present in survey.present.items():
-        log.info("%s in %d of %d structures", name, present, len(energy))
-    if "energy" in survey.present or "forces" in survey.present:
+    references = reference_energies(
+        survey.elements, survey.counts, survey.column("energy"), isolated, references_wanted
+    )
+    residual = residual_energy(survey, references.energies)
+    limits = find_limits(survey, residual)
+    outliers = find_outliers(survey, residual, limits)
+    force_square = survey.column("force_square")[~isolated & ~outliers.force]
+    scale = _scale(force_square, residual[~isolated & ~outliers.energy])
+    if {"energy", "forces", "stress"} & set(survey.present):
         log.info("reference energies %s: %s", references.how, in_words(references.energies))
     symbols = ", ".join(chemical_symbols[z] for z in survey.elements)
     log.info(
@@ -76,7 +67,7 @@ def resolve_domain(survey: Survey, recipe: Recipe, references_wanted: Wanted = N
         recipe.cutoff,
         scale,
     )
-    attrs = survey.moments.get("graph_attrs")
+    attrs = survey.moments["graph_attrs"] if recipe.attrs else None
     domain = Domain(
         cutoff=recipe.cutoff,
         elements=survey.elements,
@@ -92,16 +83,7 @@ def resolve_domain(survey: Survey, recipe: Recipe, references_wanted: Wanted = N
         pbc=recipe.pbc,
         cell=recipe.cell,
     )
-    return Statistics(domain, references.how, np.flatnonzero(strange | violent))
-
-
-def _violent(largest: Floats, square: Floats, used: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Structures with a force far beyond what nearly all others have, (S,)."""
-    known = used & np.isfinite(square)
-    if not known.any():
-        return known
-    usual = float(np.sqrt(np.quantile(square[known], 0.9, method="lower")))
-    return known & (np.nan_to_num(largest) > OUTLYING_FORCE * max(usual, SMALLEST_SCALE))
+    return Statistics(domain, references.how, limits)
 
 
 def _scale(force_square: Floats, residual: Floats) -> float:
@@ -129,19 +111,3 @@ def _label_scales(survey: Survey, force_square: Floats) -> dict[str, float]:
 
 def _positive(scales: Floats) -> Floats:
     return np.where(scales > 0, scales, 1.0)
-
-
-def _warn(survey: Survey, residual: Floats, strange: NDArray[np.bool_], violent: NDArray[np.bool_]) -> None:
-    middle = float(np.nanmedian(residual)) if np.isfinite(residual).any() else 0.0
-    largest = survey.column("force_max")
-    kinds = {
-        "energies far from the others (another unit?)": (strange, residual - middle, "{:+.4g} eV/atom off"),
-        "extreme forces (datamodule.max_force leaves them out)": (violent, largest, "{:.4g} eV/Å"),
-    }
-    for what, (which, values, form) in kinds.items():
-        worst = np.flatnonzero(which)
-        if len(worst):
-            worst = worst[np.argsort(-np.abs(values[worst]), kind="stable")]
-            named = "; ".join(f"{survey.where(k)}: {form.format(values[k])}" for k in worst[:NAMED].tolist())
-            more = f"; and {len(worst) - NAMED} more" if len(worst) > NAMED else ""
-            log.warning("%d structures with %s: %s%s", len(worst), what, named, more)
