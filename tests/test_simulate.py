@@ -81,7 +81,7 @@ def test_nve_keeps_the_energy(tmp_path: Path) -> None:
     assert len(frames) == 11
     assert frames[3].get_potential_energy() == pytest.approx(log[3, 2], abs=1e-6)
     assert frames[3].get_stress()[2] == pytest.approx(log[3, 8], rel=1e-5)
-    assert "energy drift" in str(result)
+    assert "energy drift" in result.in_words()
 
 
 def test_the_given_structure_is_left_alone() -> None:
@@ -270,7 +270,7 @@ def test_a_rattled_crystal_relaxes_with_its_cell(optimizer: str, tmp_path: Path)
     assert log[0, 0] == 0
     assert log[-1, 0] == result.steps == len(read(tmp_path / "relax.traj", ":")) - 1
     assert log[-1, 1] == pytest.approx(result.energy, abs=1e-6)
-    assert str(result).startswith("converged after")
+    assert result.in_words().startswith("converged after")
 
 
 def test_parts_of_the_cell() -> None:
@@ -307,7 +307,7 @@ def test_not_converged_is_said(caplog) -> None:
     assert not result.converged
     assert result.steps == 3
     assert "did not converge" in caplog.text
-    assert "NOT converged" in str(result)
+    assert "NOT converged" in result.in_words()
 
 
 def test_relaxing_what_can_not_be(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
+from physicsml_ase.calculator import EDGES_PER_BATCH
 from physicsml_ase.conventions import InputError, Label
 from physicsml_ase.data.frames import Recipe
 from physicsml_ase.data.progress import progress
@@ -18,10 +19,8 @@ from physicsml_ase.potential import Potential
 
 Results = dict[str, NDArray[np.float64]]
 
-BATCH_ATOMS = 512
-"""Atoms in a batch: enough to fill a CPU or a small GPU, few enough to stay in its caches."""
-EDGES_PER_ATOM = 60
-"""A batch also closes at this many edges for each atom of its budget, so that dense crystals fit as well."""
+EDGES_PER_ATOM = 30
+"""A batch of so many atoms also closes at this many edges for each, so that dense crystals fit as well."""
 
 
 class Batch(NamedTuple):
@@ -32,7 +31,7 @@ class Batch(NamedTuple):
     results: Results  # (S | N | E, ...) by name
 
 
-def predict(potential: Potential, source: SourceSpec, *, batch_atoms: int = BATCH_ATOMS) -> Iterator[Atoms]:
+def predict(potential: Potential, source: SourceSpec, *, batch_atoms: int | None = None) -> Iterator[Atoms]:
     """The structures of a source, with the predictions in their calculator's place; labels are not needed."""
     for batch in predict_batches(potential, open_source(source), (), batch_atoms=batch_atoms):
         numbers = [len(atoms) for atoms in batch.frames]
@@ -41,20 +40,24 @@ def predict(potential: Potential, source: SourceSpec, *, batch_atoms: int = BATC
 
 
 def write_predictions(
-    potential: Potential, source: SourceSpec, path: str | Path, *, batch_atoms: int = BATCH_ATOMS
+    potential: Potential, source: SourceSpec, path: str | Path, *, batch_atoms: int | None = None
 ) -> int:
     """Write every structure with its predictions as extxyz, complete or not at all; returns their number."""
     return write_frames(predict(potential, source, batch_atoms=batch_atoms), Path(path))
 
 
 def predict_batches(
-    potential: Potential, source: Source, labels: Sequence[Label], *, batch_atoms: int = BATCH_ATOMS
+    potential: Potential, source: Source, labels: Sequence[Label], *, batch_atoms: int | None = None
 ) -> Iterator[Batch]:
-    """Batches of consecutive structures of at most `batch_atoms` atoms (a larger structure goes alone).
+    """Batches of consecutive structures of at most `batch_atoms` atoms (a larger structure goes alone; None:
+    as many as suit the device).
 
     Raises `InputError` for elements that the model never saw, for structures that can not be used, and
     when a prediction is not finite.
     """
+    device = potential.references.table.device
+    if batch_atoms is None:
+        batch_atoms = EDGES_PER_BATCH.get(device.type, EDGES_PER_BATCH["cuda"]) // EDGES_PER_ATOM
     if batch_atoms < 1:
         raise InputError(f"batch_atoms must be at least 1, not {batch_atoms}")
     was_training = potential.training
@@ -63,7 +66,7 @@ def predict_batches(
         with progress(f"predictions for {source.name}", len(source)) as advance:
             for first, frames, graphs in _grouped(potential, source, labels, batch_atoms):
                 graph = collate(graphs)
-                predicted = potential(graph.to(potential.references.table.device))
+                predicted = potential(graph.to(device))
                 results = {k: v.cpu().double().numpy() for k, v in predicted.items()}
                 _check_finite(results, graph, source, first)
                 yield Batch(frames, graph, results)

@@ -18,7 +18,7 @@ from physicsml_ase.evaluate.table import as_text
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Errors of a potential on a source; `str()` of it is the table."""
+    """Errors of a potential on a source."""
 
     source: Source
     labels: tuple[Label, ...]
@@ -69,8 +69,9 @@ class Evaluation:
             "units": {name: q.unit for name, q in found.items()},
         }
 
-    def __str__(self) -> str:
-        return as_text(self.source.name, self.metrics, self.notes)
+    def table(self) -> str:
+        """The errors as text, in the units that people use."""
+        return as_text(self.source.name, self.metrics)
 
     def frames(self) -> Iterator[Atoms]:
         """The structures, predictions in the calculator's place and labels as `ref_energy`, `ref_forces`, ...."""
@@ -88,7 +89,8 @@ class Evaluation:
         directory.mkdir(parents=True, exist_ok=True)
         numbers = json.dumps(self.metrics, indent=2, ensure_ascii=False, allow_nan=False)
         _write_text(directory / "metrics.json", numbers + "\n")
-        _write_text(directory / "metrics.txt", str(self))
+        notes = "".join(f"note: {note}\n" for note in self.notes)
+        _write_text(directory / "metrics.txt", self.table() + notes)
         write_frames(self.frames(), directory / "predictions.xyz")
         if any(quantity.structures for quantity in self.quantities.values()):
             from physicsml_ase.plots import parity_figure, save

@@ -12,7 +12,7 @@ from physicsml_ase.conventions import InputError, Label
 from physicsml_ase.data.sources import SourceSpec, describe_missing, open_source
 from physicsml_ase.evaluate.errors import Array, Owners, Quantity
 from physicsml_ase.evaluate.frames import levels_of
-from physicsml_ase.evaluate.predict import BATCH_ATOMS, Batch, predict_batches
+from physicsml_ase.evaluate.predict import Batch, predict_batches
 from physicsml_ase.evaluate.report import Evaluation
 from physicsml_ase.evaluate.spool import Spool
 from physicsml_ase.potential import Potential
@@ -28,7 +28,7 @@ def evaluate(
     potential: Potential,
     source: SourceSpec,
     *,
-    batch_atoms: int = BATCH_ATOMS,
+    batch_atoms: int | None = None,
     label_keys: Mapping[str, str] | None = None,
     group_key: str = "config_type",
 ) -> Evaluation:

@@ -1,7 +1,7 @@
 """Errors as a table of plain text, in the units that people use."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -18,8 +18,8 @@ MILLI = {
 WIDTH = 110
 
 
-def as_text(name: str, metrics: Mapping[str, object], notes: Sequence[str]) -> str:
-    """The table for the terminal and `metrics.txt`; ends with the notes."""
+def as_text(name: str, metrics: Mapping[str, object]) -> str:
+    """The table for the terminal and `metrics.txt`."""
     units, counts = _dict(metrics["units"]), _dict(metrics["counts"])
     stream = io.StringIO()
     console = Console(file=stream, width=WIDTH, color_system=None, highlight=False, legacy_windows=False)
@@ -33,8 +33,6 @@ def as_text(name: str, metrics: Mapping[str, object], notes: Sequence[str]) -> s
             groups = {k: _dict(v) for k, v in _dict(metrics[key]).items()}
             if any(len(errors) > 1 for errors in groups.values()):
                 console.print(_by_group(title, size, groups, units))
-    for note in notes:
-        console.print(f"note: {note}", soft_wrap=True, markup=False)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
 
 

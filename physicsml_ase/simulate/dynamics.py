@@ -16,7 +16,6 @@ from ase.md.md import MolecularDynamics
 from physicsml_ase.conventions import InputError
 from physicsml_ase.simulate.ensemble import (
     Ensemble,
-    Thermostat,
     check_ensemble,
     degrees_of_freedom,
     make_integrator,
@@ -45,7 +44,7 @@ STRESS_COLUMNS = {"volume[Å^3]": ".3f"} | {
 
 @dataclass(frozen=True)
 class MDResult:
-    """What a run did; `str()` of it is a line for people."""
+    """What a run did."""
 
     atoms: Atoms
     """The final structure, with momenta."""
@@ -62,7 +61,8 @@ class MDResult:
     wall_s: float
     atom_steps_per_s: float
 
-    def __str__(self) -> str:
+    def in_words(self) -> str:
+        """One line for people."""
         parts = [
             f"{self.steps} steps, now at {self.time_ps:.4g} ps, in {self.wall_s:.1f} s "
             f"({self.atom_steps_per_s:.3g} atoms·steps/s)",
@@ -81,7 +81,7 @@ def md(
     time_ps: float | None = None,
     timestep_fs: float = 1.0,
     temperature_K: float = 300.0,
-    thermostat: Thermostat = "langevin",
+    thermostat: str = "langevin",
     friction_per_fs: float = 0.01,
     pressure_GPa: float = 1e-4,
     trajectory: str | Path | None = None,

@@ -4,7 +4,7 @@ Every integrator but Langevin's conserves a momentum that was zero at the start;
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 from ase import Atoms, units
@@ -18,7 +18,7 @@ from ase.md.verlet import VelocityVerlet
 
 from physicsml_ase.conventions import InputError
 
-Thermostat = Literal["langevin", "nve", "nose-hoover", "bussi", "npt", "npt-full"]
+THERMOSTATS = ("langevin", "nve", "nose-hoover", "bussi", "npt", "npt-full")
 AT_REST = 1e-3
 """A total momentum below this fraction of the atoms' is none: float32 forces do not cancel exactly."""
 
@@ -26,7 +26,7 @@ AT_REST = 1e-3
 class Ensemble(NamedTuple):
     """What is held constant. npt: the cell keeps its shape; npt-full: it does not."""
 
-    thermostat: Thermostat
+    thermostat: str
     temperature_K: float
     timestep_fs: float
     friction_per_fs: float
@@ -35,9 +35,6 @@ class Ensemble(NamedTuple):
     @property
     def has_pressure(self) -> bool:
         return self.thermostat.startswith("npt")
-
-
-THERMOSTATS = get_args(Thermostat)
 
 
 def check_ensemble(ensemble: Ensemble, atoms: Atoms) -> None:

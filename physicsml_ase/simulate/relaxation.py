@@ -29,7 +29,7 @@ Cell = bool | Literal["all", "volume", "shape"] | Sequence[bool]
 
 @dataclass(frozen=True)
 class RelaxResult:
-    """What a relaxation reached; `str()` of it is a line for people."""
+    """What a relaxation reached."""
 
     atoms: Atoms
     """The final structure."""
@@ -45,7 +45,8 @@ class RelaxResult:
     """Largest component of the stress left on the cell; None where the cell did not move."""
     wall_s: float
 
-    def __str__(self) -> str:
+    def in_words(self) -> str:
+        """One line for people."""
         parts = [
             f"{'converged' if self.converged else 'NOT converged'} after {self.steps} steps "
             f"in {self.wall_s:.1f} s",
@@ -135,7 +136,7 @@ def relax(
         wall_s=time.perf_counter() - started,
     )
     if not converged:
-        logger.warning("the relaxation did not converge: %s", result)
+        logger.warning("the relaxation did not converge: %s", result.in_words())
     return result
 
 
