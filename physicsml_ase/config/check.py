@@ -5,7 +5,7 @@ from typing import TypeVar, overload
 
 from pydantic import TypeAdapter, ValidationError
 
-from physicsml_ase.config.declare import paths, reason
+from physicsml_ase.config.declare import paths, said
 from physicsml_ase.conventions import InputError
 
 T = TypeVar("T")
@@ -23,7 +23,7 @@ def validate(cls: object, data: Mapping[str, object], where: str = "config") -> 
     try:
         return TypeAdapter(cls).validate_python(data)  # type: ignore[arg-type]
     except ValidationError as error:
-        found = [_line(path, reason(e)) for path, e in paths(error.errors(include_url=False), data)]
+        found = [_line(path, said(e)) for path, e in paths(error.errors(include_url=False), data)]
     if len(found) == 1:
         raise InputError(f"{where}: {found[0]}")
     raise InputError("\n".join([f"{len(found)} errors in {where}:", *(f"  {line}" for line in found)]))

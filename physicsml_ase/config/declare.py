@@ -6,7 +6,7 @@ in lists, dicts and unions that section lies. pydantic then only has to prefix t
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, TypeVar, dataclass_transform, get_args, get_origin
+from typing import Literal, NamedTuple, TypeVar, dataclass_transform, get_args, get_origin
 
 from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
@@ -50,30 +50,63 @@ def failure(lines: list[InitErrorDetails]) -> ValidationError:
 def within(prefix: Location, error: ValidationError, value: object) -> ValidationError:
     """The error of a value that a validator checked by itself, at the value's own place."""
     found = paths(error.errors(include_url=False), value)
-    return failure([explained((*prefix, *path), reason(details)) for path, details in found])
+    lines = [explained((*prefix, *path), said(e), absent=e["type"] == _MISSING) for path, e in found]
+    return failure(lines)
 
 
 def reason(error: ErrorDetails) -> str:
-    """What pydantic, or we, say about one error."""
+    """What pydantic, or we, say about one error, without the value where it was pydantic."""
     return error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+
+
+def said(error: ErrorDetails) -> str:
+    """What is wrong, with the value."""
+    return reason(error) if _is_ours(error) else f"{short(error['input'])}: {reason(error)}"
+
+
+def _is_ours(error: ErrorDetails) -> bool:
+    return error["type"] in (_EXPLAINED, _MISSING)
 
 
 def paths(errors: Sequence[ErrorDetails], value: object) -> list[tuple[Location, ErrorDetails]]:
     """The errors of one value with their places in it; of a union, those of the member that came nearest."""
-    unions: dict[Location | None, dict[int | str, list[tuple[Location, ErrorDetails]]]] = {}
-    for error in errors:
-        path, union, member = _split(error, value)
-        unions.setdefault(union, {}).setdefault(member, []).append((path, error))
-    chosen: list[tuple[Location, ErrorDetails]] = []
-    for branches in unions.values():
-        meant = max(branches.values(), key=_nearness)
-        chosen += meant
-    return chosen
+    found = _nearest_members([(_steps(error, value), error) for error in errors], 0)
+    return [(tuple(step.part for step in steps if not step.is_member), error) for steps, error in found]
 
 
-def _nearness(found: list[tuple[Location, ErrorDetails]]) -> tuple[int, int]:
-    """A member of a union is the one meant when its errors lie deep in the value, and are few."""
-    return max(len(path) for path, _ in found), -len(found)
+class _Step(NamedTuple):
+    """A part of pydantic's location of an error: a key of the data, or the name of a union's member."""
+
+    part: int | str
+    is_member: bool
+
+
+_Found = list[tuple[list[_Step], ErrorDetails]]
+
+
+def _nearest_members(found: _Found, depth: int) -> _Found:
+    """Of every union among the steps from `depth` on, only the errors of the member that was meant."""
+    branches: dict[_Step | None, _Found] = defaultdict(list)
+    for steps, error in found:
+        branches[steps[depth] if depth < len(steps) else None].append((steps, error))
+    kept: _Found = []
+    members: list[_Found] = []
+    for step, branch in branches.items():
+        if step is None:
+            kept += branch
+        elif step.is_member:
+            members.append(_nearest_members(branch, depth + 1))
+        else:
+            kept += _nearest_members(branch, depth + 1)
+
+    def nearness(branch: _Found) -> tuple[int, int]:  # errors that lie deep in the value, and few
+        return max(sum(not step.is_member for step in steps[depth:]) for steps, _ in branch), -len(branch)
+
+    if members:
+        meant = max(members, key=nearness)
+        # where the value itself is wrong for all members, none was meant
+        kept += meant if nearness(meant)[0] else [each for branch in members for each in branch]
+    return kept
 
 
 def _explained(cls: type, data: object, handler: ModelWrapValidatorHandler[object]) -> object:
@@ -122,7 +155,7 @@ def _explain_value(
         by_path[path if details["type"] != "missing" else ()].append(details)
     for path, found in by_path.items():
         at = (*loc, *path)
-        if all(details["type"] in (_EXPLAINED, _MISSING) for details in found):
+        if all(_is_ours(details) for details in found):
             yield from (explained(at, reason(d), absent=d["type"] == _MISSING) for d in found)
         elif path or (len(found) == 1 and found[0]["type"] in ("value_error", "finite_number")):
             key = "key " if found[0]["loc"][-1:] == ("[key]",) else ""
@@ -136,28 +169,24 @@ def _explain_value(
             yield explained(loc, f"{short(value)}: must be {_allowed(field)}{hint}")
 
 
-def _split(error: ErrorDetails, value: object) -> tuple[Location, Location | None, int | str]:
-    """Where an error is within `value`, the outermost union on the way there, and which member of it.
-
-    pydantic mixes the names of union members and the mark "[key]" into its locations.
-    """
-    path: list[int | str] = []
-    union: Location | None = None
-    member: int | str = ""
+def _steps(error: ErrorDetails, value: object) -> list[_Step]:
+    """The location of an error within `value`, each part told apart by whether the data have such a key."""
+    steps: list[_Step] = []
     for n, part in enumerate(error["loc"]):
-        last = n == len(error["loc"]) - 1
+        is_last = n == len(error["loc"]) - 1
+        is_member = False
         if isinstance(value, Mapping) and part in value:
             value = value[part]
         elif isinstance(value, Mapping) and str(part).lstrip("-").isdigit() and int(part) in value:
             value = value[int(part)]
         elif isinstance(value, Sequence) and not isinstance(value, str) and isinstance(part, int):
             value = value[part] if part < len(value) else None
-        elif not (last and error["type"] == _MISSING):
-            if union is None and part != "[key]":
-                union, member = tuple(path), part
+        elif part == "[key]":  # pydantic's mark of an error about the key itself
             continue
-        path.append(part)
-    return tuple(path), union, member
+        else:
+            is_member = not (is_last and error["type"] == _MISSING)
+        steps.append(_Step(part, is_member))
+    return steps
 
 
 def _allowed(field: FieldInfo) -> str:

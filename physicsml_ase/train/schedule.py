@@ -92,9 +92,7 @@ class WarmupCosine(LRScheduler):
     ) -> None:
         """`warmup`: share of the run; `start`, `final`: fractions of the learning rate at both ends."""
         if not budget.has_end:
-            raise InputError(
-                "WarmupCosine needs the end of the run: set trainer.max_epochs, max_steps or a time"
-            )
+            raise InputError("needs the end of the run: set trainer.max_epochs, max_steps or a time")
         for name, value, most in (("warmup", warmup, 0.999), ("start", start, 1.0), ("final", final, 1.0)):
             if not 0 <= value <= most:
                 raise InputError(f"{name}: {value!r}: must be from 0 to {most}")
