@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 import yaml
@@ -20,6 +20,7 @@ from physicsml_ase.config import (
     describe,
     json_schema,
     load,
+    readable,
     register_model,
     to_plain,
     validate,
@@ -397,6 +398,25 @@ def test_describe_models() -> None:
     ]  # fmt: skip
     assert describe(Run, "model.small")[2] == ("model.cutoff", "float > 0 and <= 20", "5.0", "Cut-off [Å].")
     assert [row.path for row in describe(Run, "model.large")] == ["model.name", "model.l_max"]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "words"),
+    [
+        (int, "int"),
+        (Literal["a", 1] | None, "'a' | 1 | none"),
+        (Annotated[float, Field(gt=0)] | None, "float > 0 | none"),
+        (list[int | str], "list of (int | str)"),
+        (tuple[int, ...], "list of int"),
+        (tuple[tuple[float, float], bool], "[[float, float], bool]"),
+        (dict[str, object] | bool, "dict | bool"),
+        (dict[str, Any], "dict"),
+        (Any, "anything"),
+        (list[Small], "list of section"),
+    ],
+)
+def test_types_in_words(annotation: object, words: str) -> None:
+    assert readable(annotation) == words
 
 
 def test_describe_unknown_section() -> None:

@@ -5,12 +5,12 @@ import json
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
-from typing import Annotated, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
 _COMPARISONS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-_NAMES = {type(None): "none", object: "anything"}
+_NAMES = {type(None): "none", object: "anything", Any: "anything"}
 
 
 class Words(NamedTuple):
@@ -87,7 +87,7 @@ def readable(annotation: object, metadata: Sequence[object] = ()) -> str:
         return _readable_container(origin, args)
     if is_config(annotation):
         return "section"
-    name = _NAMES.get(annotation) if isinstance(annotation, type) else None
+    name = next((words for known, words in _NAMES.items() if annotation is known), None)
     name = name or str(getattr(annotation, "__name__", annotation))
     if annotation not in (int, float):
         return name
@@ -108,7 +108,7 @@ def _readable_container(origin: type, args: tuple[object, ...]) -> str:
     if origin is tuple and args[-1:] != (Ellipsis,):
         return f"[{', '.join(item(a) for a in args)}]"
     if issubclass(origin, Mapping):
-        return "dict" if args[1] is object else f"dict of {item(args[1])}"
+        return "dict" if args[1] in (object, Any) else f"dict of {item(args[1])}"
     if issubclass(origin, Iterable):
-        return "list" if args[0] is object else f"list of {item(args[0])}"
+        return "list" if args[0] in (object, Any) else f"list of {item(args[0])}"
     return origin.__name__
