@@ -34,7 +34,8 @@ class PhysicsMLCalculator(Calculator):
 
     `ckpt` is a checkpoint's path or a loaded `Potential`, `device` "auto" a GPU where there is one, `dtype`
     "float32" or "float64" (None: the checkpoint's), and `skin` [Å] how much longer than the cut-off the kept
-    neighbour list is: it changes the speed of MD, and never a result.
+    neighbour list is: it changes the speed of MD, and never a result. Not for several threads at once, but for
+    `predict`; calculators made from one `Potential` share its weights.
     """
 
     name = "physicsml_ase"
@@ -44,7 +45,7 @@ class PhysicsMLCalculator(Calculator):
         ckpt: str | Path | Potential,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype | None = None,
-        skin: float = 0.5,
+        skin: float = 1.0,
     ) -> None:
         super().__init__()
         if not skin >= 0:
@@ -59,8 +60,7 @@ class PhysicsMLCalculator(Calculator):
         if "energy" in self.potential.outputs:
             self.implemented_properties.append("free_energy")
         self._levels: dict[str, Level] = {name: PROPERTIES[name].level for name in DERIVED}
-        self._levels |= {label.name: label.level for label in self.potential.labels}
-        self._levels["graph_attrs"] = "structure"
+        self._levels |= {x.name: x.level for x in self.potential.labels} | {"graph_attrs": "structure"}
         self._verlet = VerletList(self.domain.cutoff, skin, self.domain.self_interaction)
 
     def calculate(
@@ -118,8 +118,7 @@ class PhysicsMLCalculator(Calculator):
     def _graphs(self, structures: Iterable[Atoms]) -> Iterator[Graph]:
         domain = self.domain
         for k, atoms in enumerate(structures):
-            where = f"structure {k}"
-            self._refuse_unknown(atoms.numbers, f"{where}: ")
+            self._refuse_unknown(atoms.numbers, f"structure {k}: ")
             yield to_graph(
                 atoms,
                 domain.cutoff,
@@ -127,7 +126,7 @@ class PhysicsMLCalculator(Calculator):
                 self_interaction=domain.self_interaction,
                 pbc=domain.pbc,
                 cell=domain.cell,
-                where=where,
+                where=f"structure {k}",
             )
 
     def _next_graph(self, atoms: Atoms) -> Graph:
@@ -202,8 +201,8 @@ def choose_device(wanted: str | torch.device = "auto") -> torch.device:
     try:
         return torch.empty(0, dtype=torch.float64, device=wanted).device
     except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {str(wanted)!r} can not be used ({reason}); try 'auto' or 'cpu'") from None
+        why = str(error).splitlines()[0]
+        raise InputError(f"device {str(wanted)!r} can not be used ({why}); try 'auto' or 'cpu'") from None
 
 
 def _dtype(wanted: str | torch.dtype | None) -> torch.dtype | None:
@@ -225,8 +224,7 @@ def _loaded(ckpt: str | Path | Potential, device: torch.device, dtype: torch.dty
 
 
 def _batches(graphs: Iterator[Graph], batch_size: int | None, max_edges: int) -> Iterator[list[Graph]]:
-    batch: list[Graph] = []
-    edges = 0
+    batch, edges = list[Graph](), 0
     for graph in graphs:
         size = len(graph.reverse)
         full = len(batch) == batch_size if batch_size else edges + size > max_edges

@@ -1,0 +1,105 @@
+"""A neighbour list that follows a moving system, searched anew only when the atoms have left its skin.
+
+N atoms, E directed edges, M undirected pairs.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from physicsml_ase.neighbors.full import Neighbors, mirrored
+from physicsml_ase.neighbors.pairs import COINCIDENT, Floats, Ints, checked, find_pairs, refuse_coincident
+
+
+class VerletList:
+    """A neighbour list for a moving system: rebuilt when the atoms have left the skin, exact at every step.
+
+    Not for use by several threads at once.
+    """
+
+    def __init__(self, cutoff: float, skin: float, self_interaction: bool = False) -> None:
+        self.cutoff, self.skin, self.self_interaction = cutoff, skin, self_interaction
+        self.rebuilds = 0
+        self._positions: Floats | None = None  # at the last rebuild
+        self._kept: NDArray[np.bool_] | None = None  # (M,), the pairs in `_selected`
+
+    def update(self, positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike) -> Neighbors:
+        """The same edges as `neighbor_list` gives, whatever has changed since the last call."""
+        positions, cell, pbc = checked(positions, cell, pbc)
+        if self.skin <= 0:
+            self.rebuilds += 1
+            pairs = find_pairs(positions, cell, pbc, self.cutoff)
+            return mirrored(pairs, len(positions), self.self_interaction)[0]
+        low, high, moved = self._bounds(positions, cell, pbc)
+        if low * (self.cutoff + self.skin) - moved < self.cutoff:
+            self._rebuild(positions, cell, pbc)
+            low, high, moved = 1.0, 1.0, 0.0
+        return self._select(positions, cell, low, high, moved)
+
+    def _rebuild(self, positions: Floats, cell: Floats, pbc: NDArray[np.bool_]) -> None:
+        self._positions = None  # nothing is kept of a list that could not be built
+        self._pairs = find_pairs(positions, cell, pbc, self.cutoff + self.skin)
+        self._edges, self._pair_of_edge = mirrored(self._pairs, len(positions), self.self_interaction)
+        self._nearest = self._pairs.distance.min(initial=np.inf)
+        self._kept = None
+        self._cell, self._pbc = cell.copy(), pbc.copy()
+        self._inverse = np.linalg.pinv(cell[pbc]) if pbc.any() else np.zeros((3, 0))  # (3, periodic)
+        self._positions = positions.copy()
+        self.rebuilds += 1
+
+    def _bounds(self, positions: Floats, cell: Floats, pbc: NDArray[np.bool_]) -> tuple[float, float, float]:
+        """Numbers with low * d0 - moved <= d <= high * d0 + moved for every pair and image, then and now.
+
+        Let F map the old lattice vectors onto the new ones, the identity across them. Every separation is
+        then r = r0 F + u_j - u_i, where u = x - x0 F is what each atom did besides; a common part of u
+        cancels. The singular values of F bound |r0 F|, and 2 max|u| bounds the rest. So no pair that the
+        list left out, d0 >= cutoff + skin, can be within the cut-off while low * d0 - moved >= cutoff.
+        """
+        if (
+            self._positions is None
+            or len(positions) != len(self._positions)
+            or (pbc != self._pbc).any()
+            or not len(positions)
+        ):
+            return 0.0, np.inf, np.inf
+        low = high = 1.0
+        if (cell[pbc] == self._cell[pbc]).all():
+            u = positions - self._positions
+        else:
+            deformation = np.eye(3) + self._inverse @ (cell - self._cell)[pbc]
+            high, _, low = np.linalg.svd(deformation, compute_uv=False).tolist()
+            u = positions - self._positions @ deformation
+        u -= u.mean(0)
+        return low, high, 2 * float(np.einsum("nx,nx->n", u, u).max()) ** 0.5
+
+    def _select(self, positions: Floats, cell: Floats, low: float, high: float, moved: float) -> Neighbors:
+        pairs, d0 = self._pairs, self._pairs.distance
+        slack = 1e-9 * self.cutoff  # rounding; only pairs that are not certain are measured
+        inside = d0 < (self.cutoff - moved - slack) / high
+        unsure = np.flatnonzero((d0 < (self.cutoff + moved + slack) / low) & ~inside)
+        inside[unsure] = self._distances(positions, cell, unsure) < self.cutoff
+        if low * self._nearest - moved < COINCIDENT:
+            close = np.flatnonzero(low * d0 - moved < COINCIDENT)
+            refuse_coincident(pairs, close, self._distances(positions, cell, close))
+        if self._kept is None or (inside != self._kept).any():
+            self._kept, self._selected = inside, self._filtered(inside, len(positions))
+        return self._selected
+
+    def _distances(self, positions: Floats, cell: Floats, some: Ints) -> Floats:
+        pairs = self._pairs
+        r = positions.take(pairs.j.take(some), 0)
+        r -= positions.take(pairs.i.take(some), 0)
+        if self._pbc.any():
+            r += pairs.shift.take(some, 0) @ cell
+        return np.sqrt(np.einsum("mx,mx->m", r, r))
+
+    def _filtered(self, inside: NDArray[np.bool_], n: int) -> Neighbors:
+        if self.self_interaction:
+            inside = np.concatenate([inside, np.ones(n, bool)])
+        mask = inside.take(self._pair_of_edge)  # (E,); both edges of a pair go together
+        kept = np.flatnonzero(mask)
+        new = np.cumsum(mask) - 1
+        return Neighbors(
+            self._edges.edge_index.take(kept, 1),
+            self._edges.edge_shift.take(kept, 0),
+            new.take(self._edges.reverse.take(kept)),
+        )
