@@ -1,8 +1,7 @@
 """The DataModule: from what the user names to loaders of batches, and to what a model is told about its data."""
 
-import dataclasses
 import logging
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -10,32 +9,19 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
 from physicsml_ase.conventions import InputError, Label
 from physicsml_ase.data.batching import Rule
-from physicsml_ase.data.frames import Recipe, chunks, worker_count
-from physicsml_ase.data.labels import rekey, resolve_labels
+from physicsml_ase.data.frames import worker_count
 from physicsml_ase.data.loader import GraphLoader
-from physicsml_ase.data.outliers import find_limits, find_outliers, residual_energy
 from physicsml_ase.data.references import Wanted
-from physicsml_ase.data.sets import SETS, Spec, open_sets, record_sets
+from physicsml_ase.data.resolve import Resolved, resolve
+from physicsml_ase.data.sets import Spec
 from physicsml_ase.data.settings import DataModuleConfig, PredictBatches
-from physicsml_ase.data.sources import Source
-from physicsml_ase.data.statistics import resolve_domain
-from physicsml_ase.data.store import LiveStore, MemoryStore, Store, Watch
-from physicsml_ase.data.survey import Survey
+from physicsml_ase.data.store import Store
 from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph
 
 log = logging.getLogger("physicsml_ase")
 
 Loaders = GraphLoader | CombinedLoader
-
-
-class Resolved(NamedTuple):
-    """What becomes known when the data are opened."""
-
-    labels: tuple[Label, ...]
-    domain: Domain
-    summary: dict[str, Any]
-    stores: dict[str, dict[str, Store]]
 
 
 class DataModule(pl.LightningDataModule):
@@ -117,7 +103,14 @@ class DataModule(pl.LightningDataModule):
     def resolve(self) -> Resolved:
         """Open and split the sources, build the graphs, gather the statistics; once."""
         if self._resolved is None:
-            self._resolved = self._resolve()
+            self._resolved = resolve(
+                self.config,
+                self.specs,
+                domain=self.given_domain,
+                labels=self.given_labels,
+                seed=self.seed,
+                reference_energies=self.reference_energies,
+            )
         return self._resolved
 
     def train_dataloader(self) -> Loaders:
@@ -135,95 +128,6 @@ class DataModule(pl.LightningDataModule):
     def predict_dataloader(self) -> Loaders:
         """Batches of the predict set, without labels, in the order of its structures."""
         return self._loaders("predict")
-
-    def _resolve(self) -> Resolved:
-        sets = open_sets(self.specs, self.config, self.seed)
-        labels = self._labels(sets.sources)
-        stores: dict[str, dict[str, Store]] = {}
-        surveys: dict[str, Survey] = {}
-        domain, limits, summary = self.given_domain, None, dict[str, Any]()
-        for set_, of in sets.sources.items():
-            recipe = self._recipe(labels, domain)
-            survey = surveys[set_] = Survey(labels if set_ != "predict" else (), recipe.self_interaction)
-            stores[set_] = {
-                k: self._store(set_, source, recipe, survey.watch(source)) for k, source in of.items()
-            }
-            if domain is None:
-                if not of:
-                    raise InputError(
-                        "no training data: name them with datamodule.train_data, or give train=..."
-                    )
-                domain, summary["reference_energies"], limits = resolve_domain(
-                    survey, recipe, self.reference_energies
-                )
-            elif of and set_ != "predict":
-                residual = residual_energy(survey, domain.atomic_energies)
-                limits = limits or find_limits(survey, residual)
-                find_outliers(survey, residual, limits)
-            for name, present in survey.present.items() if of else ():
-                log.info(
-                    "%s: %s in %d of %d structures", set_, name, present, sum(map(len, stores[set_].values()))
-                )
-        assert domain is not None
-        self._check_num_elements(domain)
-        used = {set_: {name: len(store) for name, store in of.items()} for set_, of in stores.items()}
-        summary["labels"] = {set_: survey.present for set_, survey in surveys.items() if stores[set_]}
-        return Resolved(labels, domain, summary | record_sets(sets, used, self.seed), stores)
-
-    def _labels(self, sources: dict[str, dict[str, Source]]) -> tuple[Label, ...]:
-        some = next(s for name in SETS for s in sources[name].values())
-        if self.given_labels is not None:
-            return rekey(self.given_labels, self.config, some)
-        if sources["train"]:
-            return resolve_labels(self.config, list(sources["train"].values()))
-        if sources["validation"] or sources["test"]:
-            return resolve_labels(self.config, [some])
-        return ()
-
-    def _recipe(self, labels: tuple[Label, ...], domain: Domain | None) -> Recipe:
-        """What makes graphs: as configured, or for a model that exists as it wants them."""
-        c = self.config
-        if domain is None:
-            return Recipe(
-                cutoff=c.cut_off,
-                labels=labels,
-                attrs=tuple(c.graph_attrs_cols or ()),
-                self_interaction=c.self_interaction,
-                pbc=c.pbc,
-                cell=c.cell,
-                non_finite=c.non_finite_labels,
-            )
-        return Recipe(
-            cutoff=domain.cutoff,
-            labels=labels,
-            attrs=domain.attrs,
-            self_interaction=domain.self_interaction,
-            pbc=domain.pbc,
-            cell=domain.cell,
-            non_finite=c.non_finite_labels,
-            elements=domain.elements,
-        )
-
-    def _store(self, set_: str, source: Source, recipe: Recipe, watch: Watch | None = None) -> Store:
-        recipe = dataclasses.replace(
-            recipe,
-            labels=() if set_ == "predict" else recipe.labels,
-            labelled_only=set_ != "predict",
-            max_force=self.config.max_force if set_ in ("train", "validation") else None,
-        )
-        workers = worker_count(self.config.num_workers)
-        parts = chunks(source, recipe, workers=workers, what=f"{set_} graphs")
-        if self.config.pre_batch is None:
-            return LiveStore(source, recipe, parts, watch)
-        return MemoryStore(parts, watch)
-
-    def _check_num_elements(self, domain: Domain) -> None:
-        wanted = self.config.num_elements
-        if wanted and wanted != len(domain.elements):
-            raise InputError(
-                f"datamodule.num_elements: {wanted}, but the training data have {len(domain.elements)} elements "
-                f"(atomic numbers {', '.join(map(str, domain.elements))}); leave it out"
-            )
 
     def _loaders(self, set_: str) -> Loaders:
         stores = self.resolve().stores[set_]

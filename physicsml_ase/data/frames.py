@@ -88,6 +88,10 @@ class Recipe:
         return None
 
 
+class NothingLeft(InputError):
+    """No frame of a source can be used."""
+
+
 class Chunk(NamedTuple):
     """Consecutive frames: those in use, and the others as (reason, frame)."""
 
@@ -118,7 +122,7 @@ def chunks(
 ) -> Iterator[Flat]:
     """All frames of the source as chunks of graphs, in `order`; warns of those left out, by number and name.
 
-    Raises `InputError` when nothing is left.
+    Raises `NothingLeft` where that is so.
     """
     order = np.arange(len(source)) if order is None else order
     pieces = [order[k : k + CHUNK] for k in range(0, len(order), CHUNK)]
@@ -144,7 +148,7 @@ def chunks(
             hint = describe_missing(
                 source[frames[0]], [x.key for x in recipe.labels], source.where(frames[0])
             )
-            raise InputError(f"nothing is left of {source.name}: {message}; {hint}")
+            raise NothingLeft(f"nothing is left of {source.name}: {message}; {hint}")
         log.warning("left out %s", message)
 
 

@@ -59,7 +59,7 @@ def record_sets(sets: Sets, used: Mapping[str, Mapping[str, int]], seed: int) ->
                 "source": source.name,
                 "hash": source.content_hash(),
                 "structures": len(source),
-                "used": used[set_][name],
+                "used": used[set_].get(name, 0),
             }
             for set_, sources in sets.sources.items()
             for name, source in sources.items()

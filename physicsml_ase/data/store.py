@@ -44,10 +44,17 @@ class LiveStore:
     block = 1
 
     def __init__(
-        self, source: Source, recipe: Recipe, parts: Iterable[Flat], watch: Watch | None = None
+        self, source: Source, recipe: Recipe, parts: Iterable[Flat] | None, watch: Watch | None = None
     ) -> None:
-        """`parts` is one pass over the source, which finds the usable frames and their sizes."""
+        """`parts` is one pass over the source, which finds the usable frames and their sizes.
+
+        None: all frames are used, and their sizes are not known (zero).
+        """
         self.source, self.recipe = source, recipe
+        if parts is None:
+            self.frames = np.arange(len(source))
+            self.num_atoms = self.num_edges = np.zeros_like(self.frames)
+            return
         columns: dict[str, list[torch.Tensor]] = {"frame": [], "num_atoms": [], "num_edges": []}
         for part in parts:
             for name, column in columns.items():

@@ -1,0 +1,163 @@
+"""A store in an HDF5 file: the flat arrays of `flat`, read by contiguous blocks.
+
+In memory are 40 bytes for each structure and the few blocks that were read last. Structures that are to be
+shuffled are written in a random order, so that a block is a random draw of them. S structures.
+"""
+
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from physicsml_ase.conventions import InputError, Level
+from physicsml_ase.data.batching import WINDOW
+from physicsml_ase.data.flat import LEVELS, Flat, concat
+from physicsml_ase.graph import Graph
+
+Ints = NDArray[np.int64]
+
+FORMAT = 1
+BLOCK_BYTES = 2 << 20
+"""Structures are read together in blocks of about this size."""
+MAX_BLOCK = 4096
+CHUNK_BYTES = 1 << 17
+"""What HDF5 reads at the least."""
+CACHED_BLOCKS = 2 * WINDOW
+"""Where two windows meet, batches have structures of both."""
+
+
+class Damaged(Exception):
+    """The file is not what was written."""
+
+
+class DiskStore:
+    """Graphs in the file `path`; opened anew in each process, pickled as its path."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises `Damaged`, `OSError` or `KeyError` where the file can not be used."""
+        self.path = path
+        self._blocks: OrderedDict[int, Flat] = OrderedDict()
+        self._file, self._pid = _open(path), os.getpid()
+        of = self._file["structure"]
+        self.frames, self.num_atoms, self.num_edges = (of[n][:] for n in ("frame", "num_atoms", "num_edges"))
+        self.block = int(self._file.attrs["block"])
+        if self._file.attrs["format"] != FORMAT or self._file.attrs["sizes"] != self._fingerprint():
+            raise Damaged
+        for level in LEVELS:
+            rows = int(self.starts[level][-1])
+            if any(len(array) != rows for array in self._file[level].values()):
+                raise Damaged
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __reduce__(self) -> tuple[type["DiskStore"], tuple[Path]]:
+        return DiskStore, (self.path,)
+
+    @cached_property
+    def starts(self) -> dict[Level, Ints]:
+        """First row of each structure at each level, and the end, (S + 1,)."""
+        sizes = (np.ones_like(self.frames), self.num_atoms, self.num_edges)
+        return {level: np.concatenate([[0], np.cumsum(size)]) for level, size in zip(LEVELS, sizes)}
+
+    def read(self, indices: Ints) -> Graph:
+        """The structures at `indices` as one batch, in that order."""
+        indices = np.asarray(indices)
+        block = indices // self.block
+        by_block = np.argsort(block, kind="stable")
+        parts = []
+        for number in np.unique(block).tolist():
+            within = indices[by_block[block[by_block] == number]] - number * self.block
+            parts.append(self._block(number).take(torch.from_numpy(within)))
+        place = np.empty_like(by_block)
+        place[by_block] = np.arange(len(by_block))
+        return concat(parts).take(torch.from_numpy(place)).to_graph()
+
+    def parts(self) -> Iterator[Flat]:
+        """One pass over all structures, as they lie."""
+        return (self._read(number) for number in range(-(-len(self) // self.block)))
+
+    def _block(self, number: int) -> Flat:
+        if os.getpid() != self._pid:  # a fork: the file is the parent's
+            self._file.close()
+            self._file, self._pid = _open(self.path), os.getpid()
+            self._blocks.clear()
+        if number in self._blocks:
+            self._blocks.move_to_end(number)
+        else:
+            self._blocks[number] = self._read(number)
+            if len(self._blocks) > CACHED_BLOCKS:
+                self._blocks.popitem(last=False)
+        return self._blocks[number]
+
+    def _read(self, number: int) -> Flat:
+        first, last = number * self.block, min((number + 1) * self.block, len(self))
+        rows = {level: slice(int(starts[first]), int(starts[last])) for level, starts in self.starts.items()}
+        try:
+            return Flat(
+                {
+                    level: {
+                        name: torch.from_numpy(array[rows[level]])
+                        for name, array in self._file[level].items()
+                    }
+                    for level in LEVELS
+                }
+            )
+        except OSError:
+            raise InputError(f"{self.path} is damaged; delete it, and it will be built again") from None
+
+    def _fingerprint(self) -> str:
+        return fingerprint(self.frames, self.num_atoms, self.num_edges)
+
+
+def _open(path: Path) -> h5py.File:
+    return h5py.File(
+        path, "r", locking=False
+    )  # it is never written to again; some file systems have no locks
+
+
+def fingerprint(*columns: Ints) -> str:
+    """Hash of the columns by which everything else in a file is found."""
+    digest = hashlib.blake2b(digest_size=16)
+    for column in columns:
+        digest.update(column.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def write(path: Path, parts: Iterable[Flat]) -> None:
+    """Write flat arrays to a new file, part by part; memory does not grow with their number."""
+    with h5py.File(path, "w", locking=False) as file:
+        total = 0
+        for part in parts:
+            for level, name, array in part.items():
+                _append(file, f"{level}/{name}", array.numpy())
+            total += part.nbytes
+        of = file["structure"]
+        columns = [of[name][:] for name in ("frame", "num_atoms", "num_edges")]
+        mean = total / len(columns[0])
+        file.attrs["block"] = int(np.clip(BLOCK_BYTES / mean, 1, MAX_BLOCK))
+        file.attrs["format"] = FORMAT
+        file.attrs["sizes"] = fingerprint(*columns)
+
+
+def _append(file: h5py.File, name: str, rows: NDArray[np.generic]) -> None:
+    if name not in file:
+        row = rows.dtype.itemsize * int(np.prod(rows.shape[1:]))
+        file.create_dataset(
+            name,
+            shape=(0, *rows.shape[1:]),
+            maxshape=(None, *rows.shape[1:]),
+            dtype=rows.dtype,
+            chunks=(max(1, CHUNK_BYTES // row), *rows.shape[1:]),
+            fletcher32=True,  # a damaged chunk is an error when it is read
+        )
+    dataset = file[name]
+    dataset.resize(len(dataset) + len(rows), axis=0)
+    dataset[len(dataset) - len(rows) :] = rows
