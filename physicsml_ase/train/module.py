@@ -1,13 +1,14 @@
 """The LightningModule: a potential, its loss, its averaged weights, and what is kept of the best of them."""
 
 import logging
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from physicsml_ase.checkpoint import FORMAT, describe_potential
 from physicsml_ase.conventions import InputError
@@ -16,12 +17,12 @@ from physicsml_ase.potential import Potential
 from physicsml_ase.train.ema import Ema, EmaConfig
 from physicsml_ase.train.losses import Loss, LossTerm
 from physicsml_ase.train.metrics import Errors
+from physicsml_ase.train.optim import OptimizerConfig, SchedulerConfig, build_optimizer, build_scheduler
+from physicsml_ase.train.schedule import Budget
 
 log = logging.getLogger("physicsml_ase")
 Batch = Graph | Mapping[str, Graph]
 """Batches of several named sources come side by side and are learned from as one."""
-OptimizerFactory = Callable[[nn.Module, pl.Trainer], Any]
-"""Makes what `configure_optimizers` returns, when the Trainer is known."""
 
 
 class PotentialModule(pl.LightningModule):
@@ -31,13 +32,18 @@ class PotentialModule(pl.LightningModule):
         self,
         potential: Potential,
         loss: Mapping[str, LossTerm],
-        make_optimizers: OptimizerFactory,
+        optimizer: OptimizerConfig | None = None,
+        scheduler: SchedulerConfig | None = None,
+        *,
+        budget: Budget | None = None,
         ema: EmaConfig | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> None:
+        """`config` is plain data that goes into training checkpoints; `budget` ends the schedule on time."""
         super().__init__()
         self.potential, self.loss = potential, Loss(loss)
-        self.make_optimizers = make_optimizers
+        self.optimizer, self.scheduler = optimizer or OptimizerConfig(), scheduler
+        self.budget = budget or Budget()
         labels = tuple(label for label in potential.labels if label.name in loss)
         self.errors = Errors(labels)
         self.ema = Ema(potential, ema.decay) if ema and ema.decay > 0 else None
@@ -52,7 +58,17 @@ class PotentialModule(pl.LightningModule):
         return self.potential(graph)
 
     def configure_optimizers(self) -> Any:
-        return self.make_optimizers(self.potential, self.trainer)
+        optimizer = build_optimizer(self.optimizer, self.potential.named_parameters())
+        if self.scheduler is None:
+            return optimizer
+        steps, epochs = self.trainer.estimated_stepping_batches, self.trainer.max_epochs
+        num_steps = int(steps) if math.isfinite(steps) and steps > 0 else None
+        num_epochs = epochs if epochs is not None and epochs > 0 else None
+        self.budget.total_steps = num_steps
+        if self.trainer.world_size > 1:
+            self.budget.agree = self.trainer.strategy.broadcast
+        schedule = build_scheduler(self.scheduler, optimizer, num_steps, num_epochs, self.budget)
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     # --- steps
 
@@ -200,11 +216,6 @@ class PotentialModule(pl.LightningModule):
         if getattr(self, "_rng", None) is not None:
             torch.set_rng_state(self._rng.cpu())
             self._rng = None
-
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        if isinstance(batch, Graph):
-            return batch.to(device, non_blocking=True)
-        return {name: graph.to(device, non_blocking=True) for name, graph in batch.items()}
 
     def _terms_in_words(self, means: Tensor) -> str:
         return ", ".join(f"{name} {m.item():.3g}" for name, m in zip(self.loss.labels, means))

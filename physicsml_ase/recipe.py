@@ -1,0 +1,50 @@
+"""What is trained when nothing else is said: the defaults behind `physicsml-ase train --train my.xyz`.
+
+A config file keeps the meaning of its own keys, with the defaults of `describe`; the recipe is for users
+who give none. Its choices are measured in `benchmarks/`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+DEFAULT_TIME = "15m"
+"""How long the recipe trains where no length is given."""
+
+RECIPE: dict[str, Any] = {
+    "datamodule": {
+        # a few hundred atoms a step: small molecules come in eights, cells of a hundred atoms in twos
+        "train": {"batch_size": 8, "max_atoms": 256},
+        "validation": {"batch_size": 64, "max_atoms": 512},
+        "test": {"batch_size": 64, "max_atoms": 512},
+        "predict": {"batch_size": 64, "max_atoms": 512},
+        "pre_batch": "in_memory",
+    },
+    "trainer": {"gradient_clip_val": 10.0, "gradient_clip_algorithm": "norm"},
+}
+
+LENGTHS = ("max_epochs", "max_steps", "max_time")
+
+
+def with_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe, overridden by what is given."""
+    merged = merge(RECIPE, config)
+    if not any(merged["trainer"].get(key) is not None for key in LENGTHS):
+        merged["trainer"]["max_time"] = DEFAULT_TIME
+    return merged
+
+
+def with_length(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with `max_epochs` unlimited where steps or time limit the run and epochs are not named."""
+    trainer = config.get("trainer", {})
+    if trainer.get("max_epochs") is None and any(trainer.get(k) is not None for k in LENGTHS[1:]):
+        return merge(config, {"trainer": {"max_epochs": -1}})
+    return dict(config)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `over` laid over it, section by section."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged

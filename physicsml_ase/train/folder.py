@@ -1,0 +1,120 @@
+"""A run's folder: what is in it, how it is opened for a new run and for one that continues.
+
+config.yaml            the resolved config
+run.json               versions, data sources with their hashes, split, and how the run ended
+metrics.csv            one row for each time something was logged
+checkpoints/last.ckpt  to continue from
+model.ckpt             the deployable best model
+"""
+
+import csv
+import json
+import os
+import platform
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch.loggers import CSVLogger
+
+from physicsml_ase.config import load
+from physicsml_ase.conventions import InputError
+from physicsml_ase.version import __version__
+
+PACKAGES = ("torch", "lightning", "ase", "vesin", "h5py", "numpy", "pydantic")
+
+
+class RunFolder:
+    """Paths in a run's folder, and what is read from and written to it."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.config, self.record = self.root / "config.yaml", self.root / "run.json"
+        self.metrics, self.model = self.root / "metrics.csv", self.root / "model.ckpt"
+        self.last = self.root / "checkpoints" / "last.ckpt"
+
+    @property
+    def is_used(self) -> bool:
+        """Whether a run was started in it."""
+        return self.record.exists() or self.model.exists() or self.last.exists()
+
+    def create(self) -> None:
+        """Make the folder for a new run. Raises `InputError` if it holds one, or can not be written to."""
+        if self.is_used:
+            raise InputError(
+                f"{self.root}: already holds a run; continue it with `physicsml-ase resume {self.root}`, "
+                "or choose another folder"
+            )
+        try:
+            self.last.parent.mkdir(parents=True, exist_ok=True)
+            probe = self.root / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise InputError(f"{self.root}: can not be written to: {error.strerror}") from None
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write the resolved config, readable and loadable."""
+        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+        _write(self.config, f"# resolved by physicsml_ase {__version__}\n{text}")
+
+    def write_record(self, **contents: Any) -> None:
+        """Write or extend run.json."""
+        known = self.read_record() if self.record.exists() else {"versions": versions()}
+        _write(self.record, json.dumps(known | contents, indent=1, default=str) + "\n")
+
+    def read_record(self) -> dict[str, Any]:
+        """The contents of run.json."""
+        try:
+            return json.loads(self.record.read_text())
+        except (OSError, ValueError):
+            raise InputError(f"{self.root}: is not a run's folder (no readable run.json in it)") from None
+
+    def read_config(self) -> dict[str, Any]:
+        """The resolved config as it was written."""
+        return load(self.config)
+
+    def csv_logger(self, keep_until_step: int | None = None) -> CSVLogger:
+        """Logger into metrics.csv; a continued run keeps its rows up to the step that it continues from."""
+        rows = []
+        if keep_until_step is not None and self.metrics.exists():
+            with open(self.metrics, newline="") as file:
+                rows = [r for r in csv.DictReader(file) if int(r["step"] or 0) < keep_until_step]
+            self.metrics.unlink()  # else Lightning warns that it will be
+        logger = CSVLogger(self.root, name="", version="", flush_logs_every_n_steps=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a folder that is not empty: it is the run's
+            writer = logger.experiment
+        if rows:
+            # Lightning's writer starts every session with an empty file
+            writer.metrics = [{k: v for k, v in row.items() if v != ""} for row in rows]
+            writer.save()
+        return logger
+
+
+def free_folder(root: Path) -> Path:
+    """`root`, or the first of `root`-2, `root`-3, ... that holds no run yet."""
+    number, folder = 1, root
+    while RunFolder(folder).is_used:
+        number += 1
+        folder = root.with_name(f"{root.name}-{number}")
+    return folder
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that a result may depend on."""
+    found = {"physicsml_ase": __version__, "python": platform.python_version(), "system": platform.platform()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _write(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_text(text)
+    os.replace(beside, path)

@@ -1,0 +1,54 @@
+"""Starting from trained weights: which are taken over, and which stay as they are."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from physicsml_ase.config import did_you_mean
+from physicsml_ase.conventions import InputError
+from physicsml_ase.potential import Potential
+
+
+@torch.no_grad()
+def adopt(new: Potential, trained: Potential, modules: Mapping[str, str] | None = None) -> None:
+    """Copy weights from a trained potential: of `modules` {new: trained}, by their paths, or of all.
+
+    Raises `InputError` that lists every name or shape that does not match.
+    """
+    weights, source = dict(new.named_parameters()), dict(trained.named_parameters())
+    wrong = []
+    for to, from_ in ({"": ""} if modules is None else modules).items():
+        for path, known in ((to, new), (from_, trained)):
+            names = dict(known.named_modules())
+            if path not in names:
+                raise InputError(f"transfer_learning.modules_to_match: {path!r}: {did_you_mean(path, names)}")
+        for name in (n for n in weights if _within(n, to)):
+            other = from_ + name[len(to) :]
+            if other not in source:
+                wrong.append(f"{name}: the pre-trained model has no {other}")
+            elif source[other].shape != weights[name].shape:
+                shapes = f"{tuple(weights[name].shape)} here, {tuple(source[other].shape)} pre-trained"
+                wrong.append(f"{name}: shapes differ, {shapes}")
+            else:
+                weights[name].copy_(source[other])
+    if wrong:
+        raise InputError(
+            f"transfer_learning: {len(wrong)} weights do not match (name the modules that do in "
+            "modules_to_match): " + "; ".join(wrong[:5]) + ("; ..." if len(wrong) > 5 else "")
+        )
+
+
+def freeze(potential: Potential, modules: Sequence[str]) -> None:
+    """Keep the weights of these modules, by their paths, as they are; all others learn."""
+    names = dict(potential.named_modules())
+    for path in modules:
+        if path not in names:
+            raise InputError(
+                f"transfer_learning.stages: freeze_modules: {path!r}: {did_you_mean(path, names)}"
+            )
+    for name, parameter in potential.named_parameters():
+        parameter.requires_grad_(not any(_within(name, path) for path in modules))
+
+
+def _within(name: str, path: str) -> bool:
+    return path == "" or name == path or name.startswith(path + ".")
