@@ -59,9 +59,8 @@ def trajectory(split: str, number: int, plan: Plan, melt: Plan, seed: int) -> li
     temperature = TEMPERATURES[number % len(TEMPERATURES)]
     water = lattice_of_molecules(rng)
     water.calc = xtb("GFN1-xTB")
-    list(
-        langevin(water, melt, MELTING, TIMESTEP, FRICTION, rng)
-    )  # its frame is not kept: `water` moves along
+    for _ in langevin(water, melt, MELTING, TIMESTEP, FRICTION, rng):
+        pass  # its frame is not kept: `water` has moved along
     return [
         labelled(
             frame,
