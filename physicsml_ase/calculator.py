@@ -55,6 +55,8 @@ class PhysicsMLCalculator(Calculator):
         self.potential = _loaded(ckpt, self.device, _dtype(dtype))
         self.domain = self.potential.domain
         self.skin = skin
+        self._known = np.zeros(len(chemical_symbols) + 1, bool)
+        self._known[list(self.domain.elements)] = True
         self._attrs: NDArray[np.float64] | None = None  # of the last calculation
         self.implemented_properties = [*self.potential.outputs]
         if "energy" in self.potential.outputs:
@@ -145,13 +147,13 @@ class PhysicsMLCalculator(Calculator):
         return build_graph(atoms.numbers, atoms.positions, cell, pbc, neighbors, inputs, {}).to(self.device)
 
     def _refuse_unknown(self, numbers: NDArray[np.int64], where: str = "") -> None:
-        unknown = np.flatnonzero(~np.isin(numbers, self.domain.elements))
-        if len(unknown):
-            known = ", ".join(sorted(chemical_symbols[z] for z in self.domain.elements))
-            symbol = chemical_symbols[numbers[unknown[0]]]
+        known = self._known.take(numbers, mode="clip")  # a table: np.isin takes a tenth of a millisecond
+        if not known.all():
+            atom = int(known.argmin())
+            symbols = ", ".join(sorted(chemical_symbols[z] for z in self.domain.elements))
             raise InputError(
-                f"{where}element {symbol} (atom {unknown[0]}) is not in the model ({known}); "
-                "train with structures that contain it"
+                f"{where}element {chemical_symbols[numbers[atom]]} (atom {atom}) is not in the model "
+                f"({symbols}); train with structures that contain it"
             )
 
     def _results(self, graph: Graph, where: str = "") -> Results:
