@@ -35,7 +35,7 @@ class Graph(NamedTuple):
         """The same graph with `change` applied to every tensor."""
         *tensors, inputs, targets = self
         inputs, targets = ({k: change(v) for k, v in named.items()} for named in (inputs, targets))
-        return Graph(*map(change, tensors), inputs, targets)  # type: ignore[arg-type]
+        return Graph(*map(change, tensors), inputs, targets)  # type: ignore[arg-type, call-arg]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Graph":
         """The same graph on another device."""

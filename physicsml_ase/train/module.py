@@ -61,9 +61,9 @@ class PotentialModule(pl.LightningModule):
         optimizer = build_optimizer(self.optimizer, self.potential.named_parameters())
         if self.scheduler is None:
             return optimizer
-        steps, epochs = self.trainer.estimated_stepping_batches, self.trainer.max_epochs
-        num_steps = int(steps) if math.isfinite(steps) and steps > 0 else None
+        epochs = self.trainer.max_epochs
         num_epochs = epochs if epochs is not None and epochs > 0 else None
+        num_steps = count_steps(self.trainer, num_epochs)
         self.budget.total_steps = num_steps
         if self.trainer.world_size > 1:
             self.budget.agree = self.trainer.strategy.broadcast
@@ -121,9 +121,9 @@ class PotentialModule(pl.LightningModule):
         if self.ema:
             self.ema.to(self.device)
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        # with accumulated gradients, not every batch is a step
-        if self.ema and self.global_step > self.ema.steps:
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.ema:  # here, and not in a later hook, so that a checkpoint of this step holds it
             self.ema.update()
 
     def on_validation_epoch_start(self) -> None:
@@ -219,6 +219,24 @@ class PotentialModule(pl.LightningModule):
 
     def _terms_in_words(self, means: Tensor) -> str:
         return ", ".join(f"{name} {m.item():.3g}" for name, m in zip(self.loss.labels, means))
+
+
+def count_steps(trainer: pl.Trainer, num_epochs: int | None) -> int | None:
+    """Optimizer steps of the whole run, None where only time ends it.
+
+    Lightning's `estimated_stepping_batches` opens the loaders before a checkpoint's state can be given to
+    them, and a run would then continue with another order of batches.
+    """
+    bounds = [trainer.max_steps] if trainer.max_steps > 0 else []
+    if num_epochs is not None:
+        datamodule = getattr(trainer, "datamodule", None)
+        if datamodule is None:
+            return int(trainer.estimated_stepping_batches)
+        batches, limit = len(datamodule.train_dataloader()), trainer.limit_train_batches
+        if limit is not None:
+            batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        bounds.append(math.ceil(batches / trainer.accumulate_grad_batches) * num_epochs)
+    return max(min(bounds), 1) if bounds else None
 
 
 def as_one(batch: Batch) -> Graph:
