@@ -8,7 +8,6 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from physicsml_ase.calculator import EDGES_PER_BATCH
 from physicsml_ase.conventions import InputError, Label
 from physicsml_ase.data.frames import Recipe
 from physicsml_ase.data.progress import progress
@@ -19,6 +18,8 @@ from physicsml_ase.potential import Potential
 
 Results = dict[str, NDArray[np.float64]]
 
+EDGES_PER_BATCH = {"cpu": 10_000, "cuda": 300_000}
+"""What is computed at once where no batch size is given: what a CPU's cache holds, what fills a GPU."""
 EDGES_PER_ATOM = 30
 """A batch of so many atoms also closes at this many edges for each, so that dense crystals fit as well."""
 

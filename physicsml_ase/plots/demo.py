@@ -1,21 +1,17 @@
 """One page with all there is to show of a model."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
 from physicsml_ase.plots.learning import draw_learning, panels_of, read_curves
-from physicsml_ase.plots.parity import compared, draw_parity
+from physicsml_ase.plots.parity import Comparison, compared, draw_parity
 from physicsml_ase.plots.style import INK, PANEL, new_figure
 from physicsml_ase.plots.traces import draw_md, draw_relaxation
 
-if TYPE_CHECKING:
-    from physicsml_ase.evaluate import Evaluation
-
 
 def demo_figure(
-    evaluation: "Evaluation | None" = None,
+    evaluation: Comparison | None = None,
     metrics_csv: str | Path | None = None,
     md_log: str | Path | None = None,
     relax_log: str | Path | None = None,

@@ -1,23 +1,56 @@
 """Predicted against reference, one panel for each property."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Protocol
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
-from physicsml_ase.plots.style import COLOURS, FAINT, INK, PANEL, dress, new_figure
-
-if TYPE_CHECKING:
-    from physicsml_ase.evaluate import Evaluation
-    from physicsml_ase.evaluate.errors import Quantity
+from physicsml_ase.plots.style import COLOURS, FAINT, INK, PANEL, Array, dress, new_figure
 
 DENSE = 3000
 """From this many points on, colour shows how many there are."""
 MILLI = {"energy_per_atom": "meV/atom", "forces": "meV/Å", "stress": "meV/Å³"}
 
 
-def parity_figure(evaluation: "Evaluation") -> Figure:
+class Pairs(Protocol):
+    """Values that were compared, or a fair sample of them."""
+
+    def pairs(self) -> tuple[Array, Array, NDArray[np.object_]]:
+        """Reference, prediction and group of each, (K,)."""
+
+
+class Compared(Protocol):
+    """One property of which predictions were compared with a reference."""
+
+    name: str
+    unit: str
+    structures: int
+
+    @property
+    def sample(self) -> Pairs:
+        """Some of the values, for the plot."""
+
+    def errors(self) -> dict[str, float]:
+        """{"<name>_rmse", "<name>_mae"} in `unit`."""
+
+
+class Comparison(Protocol):
+    """What an evaluation has that figures need."""
+
+    @property
+    def quantities(self) -> Mapping[str, Compared]:
+        """By name; energies as `energy_per_atom` too."""
+
+    @property
+    def energies_are_relative(self) -> bool:
+        """The energies are relative to the model's atomic energies."""
+
+
+def parity_figure(evaluation: Comparison) -> Figure:
     """Predicted against reference, one panel for each property that the data has."""
     shown = compared(evaluation)
     columns = min(max(len(shown), 1), 3)
@@ -29,12 +62,12 @@ def parity_figure(evaluation: "Evaluation") -> Figure:
     return figure
 
 
-def compared(evaluation: "Evaluation") -> "list[Quantity]":
+def compared(evaluation: Comparison) -> list[Compared]:
     """What has a panel: everything with values, energies by atom only."""
     return [q for name, q in evaluation.quantities.items() if q.structures and name != "energy"]
 
 
-def draw_parity(figure: Figure, place: SubplotSpec, quantity: "Quantity", relative: bool) -> None:
+def draw_parity(figure: Figure, place: SubplotSpec, quantity: Compared, relative: bool) -> None:
     """A panel; `relative` says that the energies are relative to the model's atomic energies."""
     axes = figure.add_subplot(place)
     reference, prediction, group = quantity.sample.pairs()
