@@ -12,7 +12,10 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.io import Trajectory, read
+from conftest import structures
+from test_contract import make
 
+from physicsml_ase.calculator import PhysicsMLCalculator
 from physicsml_ase.conventions import InputError
 from physicsml_ase.simulate import Unstable, md, relax
 
@@ -324,3 +327,35 @@ def test_relaxing_what_can_not_be(tmp_path: Path) -> None:
         relax(EMT(), crystal(), optimizer="SIMPLEX")
     with pytest.raises(InputError, match="cell that moves"):
         relax(EMT(), crystal(), pressure_GPa=3.0)
+
+
+# --- with a model
+
+
+def model(dtype: str) -> PhysicsMLCalculator:
+    return PhysicsMLCalculator(make("painn"), dtype=dtype, device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["molecule", "triclinic", "slab"])
+def test_a_model_conserves_energy(kind: str) -> None:
+    result = md(model("float64"), structures()[kind], steps=60, timestep_fs=0.5, thermostat="nve")
+    assert abs(result.energy_drift) < 2e-4
+
+
+def test_a_model_relaxes_and_continues(tmp_path: Path) -> None:
+    calc, atoms = model("float64"), structures()["crystal"]
+    relaxed = relax(calc, atoms, cell=True, fmax=0.02, optimizer="BFGS", steps=100)
+    assert relaxed.energy_change < 0
+    path = tmp_path / "md.traj"
+    for steps in (4, 9):
+        result = md(calc, atoms, steps=steps, trajectory=path, log=tmp_path / "md.log", every=2)
+    assert result.steps == 5
+    assert [frame.info["step"] for frame in read(path, ":")] == [0, 2, 4, 6, 8, 9]
+    assert len(read(path).get_stress()) == 6
+
+
+def test_an_element_that_the_model_never_saw(tmp_path: Path) -> None:
+    for run in (md, relax):
+        with pytest.raises(InputError, match="Xe"):
+            run(model("float32"), Atoms("Xe"), steps=3, trajectory=tmp_path / "x.traj")
+    assert not list(tmp_path.iterdir())
