@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ase.data import chemical_symbols
 from torch import Tensor
 
 import physicsml_ase.models  # noqa: F401  registers the architectures
@@ -164,6 +165,42 @@ def replay(path: str | Path, potential: Potential) -> float:
         scale = then.abs().max().clamp_min(1e-3)
         worst = max(worst, float((now[name] - then).abs().max() / scale))
     return worst
+
+
+def describe_checkpoint(path: str | Path) -> dict[str, str]:
+    """What a checkpoint is, in words, for people; replays its stored frames."""
+    contents = read_checkpoint(path)
+    potential = load_potential(path)
+    domain, about = potential.domain, contents["about"]
+    elements = [chemical_symbols[z] for z in domain.elements]
+    deviation = replay(path, potential)
+    words = {
+        "model": f"{potential.config.name}, {sum(p.numel() for p in potential.parameters())} weights, "
+        f"{str(potential.dtype).removeprefix('torch.')}",
+        "written by": f"physicsml_ase {contents['version']}",
+        "elements": ", ".join(elements),
+        "cut-off": f"{domain.cutoff:g} Å, {domain.avg_num_neighbors:.1f} neighbours on average",
+        "labels": ", ".join(
+            f"{x.name} (from {x.key})" if x.key != x.name else x.name for x in potential.labels
+        ),
+        "reference energies": ", ".join(
+            f"{chemical_symbols[z]} {e:.6g} eV" for z, e in sorted(domain.atomic_energies.items())
+        ),
+        "stored frames": f"{len(contents['frames'])}, replayed within {deviation:.1e} of the largest force"
+        + (": THIS INSTALLATION COMPUTES SOMETHING ELSE" if deviation > 1e-3 else ""),
+    }
+    for name, source in (about.get("data", {}).get("sources") or {}).items():
+        words[f"{name} data"] = f"{source['source']}, {source['used']} structures, {source['hash'][:12]}"
+    for name, errors in (
+        ("validation", (about.get("best") or {}).get("errors")),
+        ("test", about.get("test_errors")),
+    ):
+        if errors:
+            rmses = {k: v for k, v in errors.items() if k.endswith("/rmse")}
+            words[f"{name} RMSE"] = ", ".join(f"{k.split('/')[0]} {v:.4g}" for k, v in rmses.items()) + (
+                " (meV/atom, meV/Å, meV/Å³)"
+            )
+    return words
 
 
 def _with_results(potential: Potential, graph: Graph) -> dict[str, Any]:

@@ -106,11 +106,10 @@ def evaluate(
     """Errors on labelled structures: tables, predictions and parity plots."""
     from physicsml_ase.calculator import choose_device
     from physicsml_ase.checkpoint import load_potential
-    from physicsml_ase.data.sources import open_source
     from physicsml_ase.evaluate import evaluate as evaluate_
 
     potential = load_potential(ckpt, device=choose_device(device))
-    evaluation = evaluate_(potential, open_source(_one_or_many(data)), label_keys=_pairs(label_keys))
+    evaluation = evaluate_(potential, _one_or_many(data), label_keys=_pairs(label_keys))
     typer.echo(evaluation.table())
     if output is not None:
         evaluation.write(output)
@@ -121,14 +120,16 @@ def evaluate(
 def predict(
     ckpt: Annotated[str, typer.Argument(help="model.ckpt")],
     data: Annotated[list[str], typer.Argument(help="Structures.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="File of the results: extxyz, .traj, .db.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="File of the results, extxyz.")],
     device: str = "auto",
 ) -> None:
     """Energies, forces and all else the model knows, for every structure."""
-    from physicsml_ase.api import write_predictions
-    from physicsml_ase.calculator import PhysicsMLCalculator
+    from physicsml_ase.calculator import choose_device
+    from physicsml_ase.checkpoint import load_potential
+    from physicsml_ase.evaluate import write_predictions
 
-    count = write_predictions(PhysicsMLCalculator(ckpt, device=device), _one_or_many(data), output)
+    potential = load_potential(ckpt, device=choose_device(device))
+    count = write_predictions(potential, _one_or_many(data), output)
     typer.echo(f"{count} structures written to {output}")
 
 
@@ -157,7 +158,7 @@ def md(
     result = simulate.md(
         PhysicsMLCalculator(ckpt, device=device, dtype=dtype),
         _one_structure(structure),
-        steps=round(time_ps * 1000 / timestep),
+        time_ps=time_ps,
         timestep_fs=timestep,
         temperature_K=temperature,
         thermostat=thermostat,
@@ -190,10 +191,9 @@ def relax(
     from physicsml_ase import simulate
     from physicsml_ase.calculator import PhysicsMLCalculator
 
-    atoms = _one_structure(structure)
     result = simulate.relax(
         PhysicsMLCalculator(ckpt, device=device, dtype=dtype),
-        atoms,
+        _one_structure(structure),
         fmax=fmax,
         steps=steps,
         optimizer=optimizer,
@@ -201,7 +201,7 @@ def relax(
         pressure_GPa=pressure,
         trajectory=trajectory,
     )
-    ase.io.write(output, atoms)
+    ase.io.write(output, result.atoms)
     typer.echo(f"{result.in_words()}; written to {output}")
     if not result.converged:
         raise typer.Exit(1)
@@ -210,7 +210,7 @@ def relax(
 @app.command()
 def info(ckpt: Annotated[str, typer.Argument(help="model.ckpt")]) -> None:
     """What a checkpoint is and what it was trained on; replays its stored frames."""
-    from physicsml_ase.api import describe_checkpoint
+    from physicsml_ase.checkpoint import describe_checkpoint
 
     table = Table(show_header=False, box=None)
     for name, value in describe_checkpoint(ckpt).items():
