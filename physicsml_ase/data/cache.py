@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -112,14 +111,9 @@ def _only_one(path: Path) -> Iterator[None]:
 def _said_in_one_line(folder: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, RuntimeError) as error:
-        cause = error if isinstance(error, OSError) else error.__context__
-        found = re.search(r"error message = '([^']+)'", str(cause or error))
-        if not found and not isinstance(cause, OSError):
-            raise
-        reason = found[1] if found else cause.strerror or str(cause)  # type: ignore[union-attr]
+    except OSError as error:
         raise InputError(
-            f"the cache of graphs can not be written to {folder}: {reason}; "
+            f"the cache of graphs can not be written to {folder}: {error.strerror or error}; "
             "free space there, or set datamodule.cache_dir, or use pre_batch=in_memory"
         ) from None
 

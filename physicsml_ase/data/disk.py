@@ -8,6 +8,7 @@ import hashlib
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 
@@ -131,20 +132,59 @@ def fingerprint(*columns: Ints) -> str:
     return digest.hexdigest()
 
 
+class _Output:
+    """A file for HDF5 to write to that never fails it: on a full disk HDF5 can neither close a file nor exit.
+
+    After the first error nothing is written any more; `error` says what it was.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "w+b", buffering=0)  # noqa: SIM115  closed by `close`
+        self.seek, self.tell, self.flush, self.close = (
+            getattr(self._file, name) for name in ("seek", "tell", "flush", "close")
+        )
+        self.error: OSError | None = None
+
+    def write(self, data: memoryview) -> int:
+        rest = memoryview(data)
+        try:
+            while len(rest) and self.error is None:
+                rest = rest[self._file.write(rest) or 0 :]
+        except OSError as error:
+            self.error = error
+        return len(data)
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size) or b""
+        return data if self.error is None else data.ljust(size, b"\0")
+
+    def truncate(self, size: int) -> None:
+        try:
+            self._file.truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+
+
 def write(path: Path, parts: Iterable[Flat]) -> None:
     """Write flat arrays to a new file, part by part; memory does not grow with their number."""
-    with h5py.File(path, "w", locking=False) as file:
-        total = 0
-        for part in parts:
-            for level, name, array in part.items():
-                _append(file, f"{level}/{name}", array.numpy())
-            total += part.nbytes
-        of = file["structure"]
-        columns = [of[name][:] for name in ("frame", "num_atoms", "num_edges")]
-        mean = total / len(columns[0])
-        file.attrs["block"] = int(np.clip(BLOCK_BYTES / mean, 1, MAX_BLOCK))
-        file.attrs["format"] = FORMAT
-        file.attrs["sizes"] = fingerprint(*columns)
+    with closing(_Output(path)) as output:
+        with h5py.File(output, "w") as file:
+            total = 0
+            for part in parts:
+                for level, name, array in part.items():
+                    _append(file, f"{level}/{name}", array.numpy())
+                if output.error is not None:
+                    break
+                total += part.nbytes
+            else:
+                of = file["structure"]
+                columns = [of[name][:] for name in ("frame", "num_atoms", "num_edges")]
+                mean = total / len(columns[0])
+                file.attrs["block"] = int(np.clip(BLOCK_BYTES / mean, 1, MAX_BLOCK))
+                file.attrs["format"] = FORMAT
+                file.attrs["sizes"] = fingerprint(*columns)
+        if output.error is not None:
+            raise output.error
 
 
 def _append(file: h5py.File, name: str, rows: NDArray[np.generic]) -> None:

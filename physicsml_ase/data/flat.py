@@ -11,12 +11,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from physicsml_ase.conventions import InputError, Label, Level
+from physicsml_ase.conventions import Label, Level
 from physicsml_ase.graph import Graph
 
 LEVELS: tuple[Level, ...] = ("structure", "atom", "edge")
 Arrays = Mapping[Level, Mapping[str, Tensor]]
 MAX_SHIFT = torch.iinfo(torch.int16).max
+"""Shifts of edges are no larger than this."""
 
 
 class Flat:
@@ -101,9 +102,6 @@ class Flat:
 
 def flatten(graphs: Sequence[Graph], labels: Sequence[Label], frames: Sequence[int]) -> Flat:
     """Graphs of one structure each; `frames` are their places in the source."""
-    farthest = max(float(g.edge_shift.abs().max()) if len(g.reverse) else 0.0 for g in graphs)
-    if farthest > MAX_SHIFT:
-        raise InputError(f"atoms are more than {MAX_SHIFT} cells apart; wrap them into the cell")
 
     def cat(name: str, dtype: torch.dtype | None = None) -> Tensor:
         whole = torch.cat([getattr(g, name) for g in graphs])

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from physicsml_ase.atoms import NonFinite, to_graph
 from physicsml_ase.conventions import InputError, Label
-from physicsml_ase.data.flat import Flat, flatten
+from physicsml_ase.data.flat import MAX_SHIFT, Flat, flatten
 from physicsml_ase.data.progress import progress
 from physicsml_ase.data.sources import Source, describe_missing
 from physicsml_ase.graph import Graph
@@ -104,6 +104,8 @@ def make_chunk(source: Source, frames: NDArray[np.int64], recipe: Recipe) -> Chu
     graphs, kept, left_out = list[Graph](), list[int](), list[tuple[str, int]]()
     for frame in frames.tolist():
         graph = recipe.graph(source[frame], source.where(frame))
+        if len(graph.reverse) and graph.edge_shift.abs().max() > MAX_SHIFT:
+            raise InputError(f"{source.where(frame)}: atoms are more than {MAX_SHIFT} cells apart; wrap them")
         reason = recipe.reason_to_leave_out(graph)
         if reason is None:
             graphs.append(graph)
