@@ -11,13 +11,14 @@ from ase.build import bulk, fcc111, molecule
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
-from ase.io import Trajectory, read
+from ase.io import Trajectory, read, ulm
 from conftest import structures
 from test_contract import make
 
 from physicsml_ase.calculator import PhysicsMLCalculator
 from physicsml_ase.conventions import InputError
 from physicsml_ase.simulate import Unstable, md, relax
+from physicsml_ase.simulate.frames import STEP
 
 
 class Springs(Calculator):
@@ -132,6 +133,30 @@ def test_a_half_written_last_frame_is_tolerated(tmp_path: Path, suffix: str, cut
     assert rest.steps == 5
     assert [a.info["step"] for a in read(path, ":")] == [0, 5, 10, 15, 20]
     np.testing.assert_allclose(rest.atoms.positions, whole.atoms.positions, atol=1e-5)
+
+
+def test_interrupted_in_the_middle_of_a_frame(tmp_path: Path, monkeypatch, caplog) -> None:
+    """Ctrl-C while a frame is written: ASE's writer then closes the file with half of it as a last frame."""
+    path = tmp_path / "md.traj"
+    settings = {"steps": 20, "every": 5, "trajectory": path, "thermostat": "nve", "log": tmp_path / "md.log"}
+    real = ulm.Writer.fill
+
+    def fill(self, a: np.ndarray) -> None:
+        real(self, a)
+        fill.calls += 1
+        if fill.calls == 8:
+            raise KeyboardInterrupt
+
+    fill.calls = 0
+    monkeypatch.setattr(ulm.Writer, "fill", fill)
+    with pytest.raises(KeyboardInterrupt):
+        md(EMT(), crystal(), **settings)
+    monkeypatch.undo()
+    assert "stopped after step" in caplog.text
+    assert STEP not in read(path).info
+    md(EMT(), crystal(), **settings)
+    steps = [0, 5, 10, 15, 20]
+    assert [a.info[STEP] for a in read(path, ":")] == columns(tmp_path / "md.log")[:, 0].tolist() == steps
 
 
 def test_what_can_not_be_continued_is_refused(tmp_path: Path) -> None:

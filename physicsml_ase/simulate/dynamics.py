@@ -3,7 +3,7 @@
 import logging
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +125,7 @@ def md(
         for file in (lines, frames):
             if file is not None:
                 stack.callback(file.close)
+        stack.push(_say_if_stopped(integrator, kept))
         show = stack.enter_context(meter("MD", first, last, len(atoms)))
         began = time.perf_counter()
         for step in _guarded(integrator, max(last - first, 0), guard, freedom, kept):
@@ -135,24 +136,37 @@ def md(
             show(step, f"{kelvin:.0f} K  {potential / len(atoms):.4f} eV/atom")
             if (step == first and first) or (step % every and step != last):
                 continue
-            if frames is not None:
-                frames.write(frame(atoms, step))
+            # the log first: a line without its frame is dropped on restart, a frame without its line is not made up
             if lines is not None:
                 stress = [atoms.get_volume(), *atoms.get_stress()] if has_stress else []
                 lines.write(step, step * timestep_fs / 1000, potential, kinetic, kelvin, *stress)
+            if frames is not None:
+                frames.write(frame(atoms, step))
     done, ended = len(energies) - 1, time.perf_counter()
     times = np.arange(done + 1) * timestep_fs / 1000
-    slope = float(np.polyfit(times, np.array(energies) - energies[0], 1)[0]) if done > 1 else 0.0
+    drift = None
+    if thermostat == "nve" and done > 1:
+        drift = float(np.polyfit(times, np.array(energies) - energies[0], 1)[0]) / len(atoms)
     return MDResult(
         atoms=atoms,
         steps=done,
         total_steps=first + done,
         time_ps=(first + done) * timestep_fs / 1000,
         temperature_K=float(np.mean(temperatures)),
-        energy_drift=slope / len(atoms) if thermostat == "nve" else None,
+        energy_drift=drift,
         wall_s=ended - started,
         atom_steps_per_s=done * len(atoms) / (ended - began),
     )
+
+
+def _say_if_stopped(integrator: MolecularDynamics, kept: str) -> Callable[..., None]:
+    """An exit callback that tells where an interrupted run stands."""
+
+    def leave(kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            logger.warning("stopped after step %d; %s; the same run continues", integrator.nsteps, kept)
+
+    return leave
 
 
 def _guarded(
@@ -169,9 +183,6 @@ def _guarded(
             return
         except InputError as error:  # the structure is such that the model refuses it
             step, complaint = integrator.nsteps + 1, str(error)
-        except KeyboardInterrupt:
-            logger.warning("stopped after step %d; %s, and the same run continues", integrator.nsteps, kept)
-            raise
         if complaint:
             time_ps = step * integrator.dt / (1000 * units.fs)
             raise Unstable(f"MD stopped at step {step} ({time_ps:.4g} ps): {complaint}; {kept}; {ADVICE}")

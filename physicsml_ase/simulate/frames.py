@@ -92,19 +92,25 @@ def last_frame(path: Path) -> Atoms | None:
 OTHERWISE = "name another trajectory, or overwrite it with restart=False"
 
 
+def _is_whole(atoms: Atoms) -> bool:
+    """A frame of ours, to its end: `info`, with the step, is written last."""
+    return isinstance(atoms.info.get(STEP), int | np.integer) and atoms.has("momenta")
+
+
 def _last_of_traj(path: Path) -> Atoms | None:
+    last = None
     with TrajectoryReader(path) as reader:
         count = len(reader)
         for k in range(count - 1, -1, -1):
             try:
                 last = reader[k]
-                break
-            except (
-                Exception
-            ):  # a damaged frame raises anything; the one before is good, or the one before that
+            except Exception:  # a damaged frame raises anything; the one before it is good
                 continue
+            # interrupted while it wrote, the writer leaves the last frame without its end
+            if _is_whole(last):
+                break
         else:
-            return None
+            return last
     if k < count - 1:
         _keep_first(path, k + 1)
     return last
