@@ -55,6 +55,10 @@ def resolve_labels(config: DataModuleConfig, sources: Sequence[Source]) -> tuple
             lacking = [label.key for label in known[:2]]
             raise InputError(describe_missing(sources[0][0], lacking, sources[0].name))
         log.info("labels found and learned: %s", ", ".join(names))
+        if "forces" not in names:
+            log.warning(
+                "the training data have no forces: only energies are learned, which needs many more structures"
+            )
         _tell_of_others(names, sources)
     if "energy" not in [label.name for label in named] and {"forces", "stress"} & {x.name for x in named}:
         log.warning("no energies are learned: forces will be right, energies only up to an unknown offset")

@@ -91,6 +91,8 @@ def _keep_what_only_training_can_use(source: Source, split: Split) -> Split:
     if not move:
         return split
     log.info("%s: %d isolated atoms or frames with a rare element stay in training", source.name, len(move))
+    if len(split.validation) and move.issuperset(split.validation.tolist()):
+        log.warning("%s: no frames are left to validate on; give validation data", source.name)
     moved = np.array(sorted(move))
     return Split(
         np.sort(np.concatenate([split.train, moved])),

@@ -64,8 +64,10 @@ def evaluate(
         done += len(groups)
     notes = _notes(labels, quantities, energy_errors, not_finite)
     if not any(quantity.structures for quantity in quantities.values()):
-        names = [label.key for label in labels]
-        notes.append(f"nothing to compare with: {describe_missing(source[0], names, source.where(0))}")
+        lacking = describe_missing(
+            source[0], [label.key for label in labels], source.where(0), "label_keys (--label-key NAME=KEY)"
+        )
+        notes.append(f"nothing to compare with: {lacking}")
     for note in notes:
         log.warning("%s", note)
     return Evaluation(

@@ -15,7 +15,7 @@ MILLI = {
     "stress": "meV/Å³",
 }
 """Quantities whose errors are shown in thousandths of their unit."""
-WIDTH = 110
+WIDTH = 1000  # tables are as wide as what is in them, and never broken
 
 
 def as_text(name: str, metrics: Mapping[str, object]) -> str:

@@ -89,7 +89,7 @@ def last_frame(path: Path) -> Atoms | None:
     return found
 
 
-OTHERWISE = "name another trajectory, or overwrite it with restart=False"
+OTHERWISE = "name another trajectory, or overwrite it with restart=False (--no-restart)"
 
 
 def _is_whole(atoms: Atoms) -> bool:

@@ -1,6 +1,5 @@
 """Geometry optimisation of atoms, and of the cell where asked for."""
 
-import logging
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -19,8 +18,6 @@ from physicsml_ase.simulate.frames import check_name, frame, open_writer
 from physicsml_ase.simulate.guard import Guard, Unstable
 from physicsml_ase.simulate.logfile import LogFile
 from physicsml_ase.simulate.meter import meter
-
-logger = logging.getLogger("physicsml_ase")
 
 OPTIMIZERS = ("FIRE", "FIRE2", "BFGS", "LBFGS", "BFGSLineSearch", "LBFGSLineSearch", "MDMin", "GPMin")
 Cell = bool | Literal["all", "volume", "shape"] | Sequence[bool]
@@ -125,7 +122,7 @@ def relax(
                 lines.write(
                     method.nsteps, energy, force, *([] if left is None else [left, atoms.get_volume()])
                 )
-    result = RelaxResult(
+    return RelaxResult(
         atoms=atoms,
         converged=converged,
         steps=method.nsteps,
@@ -135,9 +132,6 @@ def relax(
         stress_GPa=left,
         wall_s=time.perf_counter() - started,
     )
-    if not converged:
-        logger.warning("the relaxation did not converge: %s", result.in_words())
-    return result
 
 
 def _moving_components(cell: Cell, atoms: Atoms, pressure_GPa: float) -> list[bool] | None:

@@ -37,8 +37,10 @@ class RunFolder:
 
     @property
     def is_used(self) -> bool:
-        """Whether a run was started in it."""
-        return self.record.exists() or self.model.exists() or self.last.exists()
+        """Whether a run is or was in it; one whose config or data were refused leaves it free."""
+        if self.model.exists() or self.last.exists():
+            return True
+        return self.record.exists() and self.read_record().get("status") != "started"
 
     def create(self) -> None:
         """Make the folder for a new run. Raises `InputError` if it holds one, or can not be written to."""

@@ -649,7 +649,7 @@ def test_keys_are_listed_and_suggested(tmp_path: Path) -> None:
     assert describe_missing(atoms, ["energy", "forces"], "train.xyz") == (
         "no energy, forces in train.xyz; found info: REF_energy, REF_energy_per_atom, free_energy, note, "
         "dft_stress; arrays: REF_forces, hirshfeld_charges; "
-        "name them with label_keys={energy: REF_energy, forces: REF_forces}"
+        "name them with 'datamodule.label_keys={energy: REF_energy, forces: REF_forces}'"
     )
     assert describe_missing(Atoms("H"), ["energy"], "a.xyz") == "no energy in a.xyz; found no labels at all"
     database = connect(tmp_path / "a.db")

@@ -63,8 +63,10 @@ def suggest_label_keys(atoms: Atoms) -> dict[str, str]:
     return suggested
 
 
-def describe_missing(atoms: Atoms, names: Sequence[str], where: str) -> str:
-    """A message for labels that a structure lacks: what it has instead, and how to name it."""
+def describe_missing(
+    atoms: Atoms, names: Sequence[str], where: str, option: str = "datamodule.label_keys"
+) -> str:
+    """A message for labels that a structure lacks: what it has instead, and the option that names it."""
     found = [
         f"{place}: {', '.join(key for key in keys if key != 'unique_id')}"
         for place, keys in available_keys(atoms).items()
@@ -74,7 +76,7 @@ def describe_missing(atoms: Atoms, names: Sequence[str], where: str) -> str:
     keys = {name: key for name, key in suggest_label_keys(atoms).items() if name in names}
     if not keys:
         return message
-    return f"{message}; name them with label_keys={{{', '.join(f'{k}: {v}' for k, v in keys.items())}}}"
+    return f"{message}; name them with '{option}={{{', '.join(f'{k}: {v}' for k, v in keys.items())}}}'"
 
 
 def _shape(value: object) -> Shape:

@@ -1,0 +1,114 @@
+"""`md` and `relax`."""
+
+import logging
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from physicsml_ase.cli.options import Ckpt, Device, Dtype, Structure
+from physicsml_ase.conventions import InputError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+NOT_CONVERGED = 1
+
+
+def md(
+    ckpt: Ckpt,
+    structure: Structure,
+    time_ps: Annotated[float, typer.Option(help="Length [ps], with what a continued trajectory has.")] = 1.0,
+    timestep: Annotated[float, typer.Option(help="Time step [fs].")] = 1.0,
+    temperature: Annotated[float, typer.Option("-T", "--temperature", help="Temperature [K].")] = 300.0,
+    thermostat: Annotated[
+        str, typer.Option(help="langevin, nve, nose-hoover, bussi, or npt with a barostat.")
+    ] = "langevin",
+    pressure: Annotated[float, typer.Option(help="Pressure of npt [GPa].")] = 0.0,
+    trajectory: Annotated[
+        str, typer.Option("-o", "--output", metavar="FILE", help="Trajectory: .traj, .xyz or .extxyz.")
+    ] = "md.traj",
+    restart: Annotated[
+        bool, typer.Option(help="Continue the trajectory if it is there, or overwrite it.")
+    ] = True,
+    log: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Text file of time, energies and temperature.")
+    ] = None,
+    every: Annotated[int, typer.Option(help="Steps between frames.")] = 10,
+    seed: Annotated[int, typer.Option(help="Seed of velocities and thermostat.")] = 0,
+    device: Device = "auto",
+    dtype: Dtype = None,
+) -> None:
+    """Molecular dynamics."""
+    from physicsml_ase import simulate
+    from physicsml_ase.calculator import PhysicsMLCalculator
+
+    result = simulate.md(
+        PhysicsMLCalculator(ckpt, device=device, dtype=dtype),
+        _one_structure(structure),
+        time_ps=time_ps,
+        timestep_fs=timestep,
+        temperature_K=temperature,
+        thermostat=thermostat,
+        pressure_GPa=pressure,
+        trajectory=trajectory,
+        restart=restart,
+        log=log,
+        every=every,
+        seed=seed,
+    )
+    typer.echo(f"{result.in_words()}; written to {trajectory}")
+
+
+def relax(
+    ckpt: Ckpt,
+    structure: Structure,
+    fmax: Annotated[float, typer.Option(help="Largest force left [eV/Å].")] = 0.01,
+    steps: Annotated[int, typer.Option(help="At most so many steps.")] = 500,
+    optimizer: Annotated[str, typer.Option(help="FIRE, BFGS, LBFGS, ...")] = "FIRE",
+    cell: Annotated[bool, typer.Option("--cell", help="Relax the cell as well.")] = False,
+    pressure: Annotated[float, typer.Option(help="With --cell [GPa].")] = 0.0,
+    output: Annotated[
+        str, typer.Option("-o", "--output", metavar="FILE", help="The relaxed structure, in ASE's formats.")
+    ] = "relaxed.xyz",
+    trajectory: Annotated[
+        str | None, typer.Option(metavar="FILE", help="All the steps: .traj, .xyz or .extxyz.")
+    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
+) -> None:
+    """Geometry optimisation; exit status 1 where it did not converge."""
+    import ase.io
+    from ase.io.formats import UnknownFileTypeError, filetype
+
+    from physicsml_ase import simulate
+    from physicsml_ase.calculator import PhysicsMLCalculator
+
+    try:
+        filetype(output, read=False)
+    except UnknownFileTypeError:
+        raise InputError(f"{output}: ASE knows no file format of that name; use relaxed.xyz") from None
+    result = simulate.relax(
+        PhysicsMLCalculator(ckpt, device=device, dtype=dtype),
+        _one_structure(structure),
+        fmax=fmax,
+        steps=steps,
+        optimizer=optimizer,
+        cell=cell,
+        pressure_GPa=pressure,
+        trajectory=trajectory,
+    )
+    ase.io.write(output, result.atoms)
+    typer.echo(f"{result.in_words()}; written to {output}")
+    if not result.converged:
+        raise typer.Exit(NOT_CONVERGED)
+
+
+def _one_structure(spec: str) -> "Atoms":
+    from physicsml_ase.data.sources import open_source
+
+    source = open_source(spec)
+    if len(source) > 1:
+        logging.getLogger("physicsml_ase").info(
+            "%s has %d structures: taking the last one (%s@INDEX takes another)", spec, len(source), spec
+        )
+    return source[len(source) - 1]
