@@ -92,6 +92,8 @@ class DataModule(pl.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Lightning's hook: resolve, unless it was done before."""
+        if stage == "fit" and self.trainer is not None and not self.has_validation:
+            self.trainer.limit_val_batches = 0  # or it warns of a loader without batches
         self.resolve()
 
     def teardown(self, stage: str | None = None) -> None:

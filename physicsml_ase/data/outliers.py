@@ -19,7 +19,7 @@ Mask = NDArray[np.bool_]
 
 ENERGY_DEVIATIONS, LEAST_ENERGY = 20.0, 1.0
 """An energy is far from the median by this many median absolute deviations, and at least this [eV/atom]."""
-FORCE_FACTOR, LEAST_FORCE = 50.0, 10.0
+FORCE_FACTOR, LEAST_FORCE = 50.0, 30.0
 """A force is extreme at this many times the RMS that 90 % of the structures keep below, and at least [eV/Å]."""
 NAMED = 5
 

@@ -1,0 +1,223 @@
+"""Known answers: reference energies, scales, outliers, counts."""
+
+import logging
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from frames_for_tests import LABELS, molecules, source_of, with_labels
+
+from physicsml_ase.conventions import InputError, Label
+from physicsml_ase.data.frames import Recipe, chunks
+from physicsml_ase.data.outliers import find_outliers, residual_energy
+from physicsml_ase.data.references import Wanted, reference_energies
+from physicsml_ase.data.statistics import Statistics, resolve_domain
+from physicsml_ase.data.survey import Moments, Survey
+
+ALONE = {1: -13.6, 6: -1029.5, 8: -2041.0}
+REFERENCE = {"H": -13.6, "C": -1029.5, "O": -2041.0}
+
+
+def surveyed(frames: list[Atoms], recipe: Recipe) -> Survey:
+    survey = Survey(recipe.labels, recipe.self_interaction)
+    source = source_of(frames)
+    watch = survey.watch(source)
+    for part in chunks(source, recipe):
+        watch(part)
+    return survey
+
+
+def resolved(frames: list[Atoms], wanted: Wanted = None, labels=LABELS, **settings: object) -> Statistics:
+    recipe = Recipe(cutoff=4.0, labels=labels, **settings)
+    return resolve_domain(surveyed(frames, recipe), recipe, wanted)
+
+
+def relabelled(count: int = 40, noise: float = 0.0, force: float = 1.5) -> list[Atoms]:
+    """CHO molecules whose energy is the sum of ALONE and a little noise per atom."""
+    rng = np.random.default_rng(1)
+    frames = []
+    for atoms in [a for a in molecules(2 * count) if 7 not in a.numbers][:count]:
+        energy = sum(ALONE[z] for z in atoms.numbers) + noise * len(atoms) * rng.normal()
+        forces = force * rng.normal(size=(len(atoms), 3))
+        frames.append(with_labels(atoms, energy=energy, forces=forces))
+    return frames
+
+
+def lone(symbol: str, energy: float) -> Atoms:
+    return with_labels(Atoms(symbol), energy=energy, forces=np.zeros((1, 3)))
+
+
+def test_least_squares_find_the_energies_that_made_the_data() -> None:
+    statistics = resolved(relabelled())
+    assert statistics.reference_method == "by least squares over 40 structures"
+    assert statistics.domain.atomic_energies == pytest.approx(ALONE, abs=1e-6)
+    assert statistics.domain.elements == (1, 6, 8)
+
+
+@pytest.mark.parametrize("unit", [1 / 27.2114, 0.0, 1000.0])
+def test_a_few_frames_in_another_unit_change_nothing(unit: float, caplog: pytest.LogCaptureFixture) -> None:
+    frames = relabelled(noise=0.01)
+    clean = resolved(frames[:11] + frames[12:]).domain
+    frames[11].calc.results["energy"] *= unit
+    caplog.clear()
+    ruined = resolved(frames).domain
+    assert ruined.atomic_energies == pytest.approx(clean.atomic_energies, abs=1e-9)
+    assert "1 with an energy far from the others (another unit?): structure 11: " in caplog.text
+    assert ruined.energy_scale == pytest.approx(clean.energy_scale, rel=0.1)
+
+
+def test_one_composition_is_shared_out_evenly_and_exactly() -> None:
+    water = [a for a in relabelled() if len(a) == 3]
+    domain = resolved(water).domain
+    assert list(domain.atomic_energies.values()) == pytest.approx([(2 * ALONE[1] + ALONE[8]) / 3] * 2)
+
+
+def test_frames_that_are_all_the_same_give_finite_scales() -> None:
+    atoms = with_labels(Atoms("HO", [[0, 0, 0], [0, 0, 1]]), energy=-7.0, forces=np.zeros((2, 3)))
+    domain = resolved([atoms] * 5).domain
+    assert domain.energy_scale == 1.0
+    assert sum(domain.atomic_energies.values()) == pytest.approx(-7.0)
+
+
+def test_isolated_atoms_of_every_element_are_the_reference() -> None:
+    frames = [*relabelled(noise=0.3), lone("H", -13.0), lone("C", -1000.0), lone("O", -2000.0)]
+    statistics = resolved(frames)
+    assert statistics.domain.atomic_energies == {1: -13.0, 6: -1000.0, 8: -2000.0}
+    assert statistics.reference_method == "from isolated atoms in the data"
+    assert resolved(frames, "least_squares").domain.atomic_energies == pytest.approx(ALONE, abs=3)
+
+
+def test_isolated_atoms_of_some_elements_neither_decide_nor_disturb() -> None:
+    frames = [*relabelled(), lone("H", 500.0)]
+    assert resolved(frames).domain.atomic_energies == pytest.approx(ALONE, abs=1e-6)
+    with pytest.raises(InputError, match="no isolated C, O"):
+        resolved(frames, "isolated_atoms")
+
+
+def test_isolated_atoms_do_not_enter_scales() -> None:
+    frames = relabelled()
+    lonely = [lone("H", -13.6)] * 40
+    with_them, without = resolved(frames + lonely, REFERENCE).domain, resolved(frames, REFERENCE).domain
+    assert with_them.energy_scale == without.energy_scale
+    assert with_them.avg_num_neighbors == without.avg_num_neighbors
+
+
+def test_an_atom_alone_in_a_small_periodic_cell_is_not_isolated() -> None:
+    crystal = with_labels(bulk("Cu"), energy=-3.7, forces=np.zeros((1, 3)))
+    domain = resolved([crystal]).domain
+    assert domain.avg_num_neighbors == 18  # two shells of fcc within 4 Å
+
+
+def test_given_energies_are_taken_and_must_be_complete() -> None:
+    assert resolved(relabelled(), REFERENCE).domain.atomic_energies == ALONE
+    with pytest.raises(InputError, match="no energy is given for O"):
+        resolved(relabelled(), {"H": 0.0, "C": 0.0})
+    with pytest.raises(InputError, match="'Q' is no chemical element"):
+        resolved(relabelled(), {"Q": 0.0})
+
+
+def test_only_isolated_atoms_teach_nothing() -> None:
+    with pytest.raises(InputError, match="nothing to learn"):
+        resolved([lone("H", -13.6), lone("O", -2000.0)])
+
+
+def test_atoms_out_of_reach_are_accepted_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    far = with_labels(Atoms("CO", [[0, 0, 0], [30, 0, 0]]), energy=-5.0, forces=np.zeros((2, 3)))
+    domain = resolved([far]).domain
+    assert domain.avg_num_neighbors == 1.0
+    assert "no atom has a neighbour" in caplog.text
+
+
+def test_the_scale_is_the_force_component_s_rms() -> None:
+    forces = np.concatenate([a.calc.results["forces"].ravel() for a in relabelled(force=2.0)])
+    per_structure = [np.mean(a.calc.results["forces"] ** 2) for a in relabelled(force=2.0)]
+    scale = resolved(relabelled(force=2.0)).domain.energy_scale
+    assert scale == pytest.approx(np.sqrt(np.mean(per_structure)))
+    assert scale == pytest.approx(np.sqrt(np.mean(forces**2)), rel=0.05)
+
+
+def test_without_forces_the_scale_is_the_spread_of_energies() -> None:
+    frames = [with_labels(a, energy=a.calc.results["energy"]) for a in relabelled(400, noise=0.25)]
+    assert resolved(frames, labels=LABELS[:1]).domain.energy_scale == pytest.approx(0.25, rel=0.1)
+
+
+def test_an_extreme_force_is_named_and_does_not_count(caplog: pytest.LogCaptureFixture) -> None:
+    frames = relabelled()
+    clean = resolved(frames[:5] + frames[6:]).domain.energy_scale
+    frames[5].calc.results["forces"][0] = [0, 0, 1e6]
+    domain = resolved(frames).domain
+    assert domain.energy_scale == pytest.approx(clean)
+    assert domain.label_scales["forces"] == pytest.approx(clean)
+    assert "structure 5: 1e+06 eV/Å" in caplog.text
+
+
+def test_relaxed_structures_among_others_are_no_outliers(caplog: pytest.LogCaptureFixture) -> None:
+    resolved([*relabelled(10, force=1e-6), *relabelled(10, force=2.0)])
+    resolved([*relabelled(30, force=1e-3), *relabelled(2, force=3.0)])
+    assert caplog.text == ""
+
+
+def test_labels_are_counted_where_they_are_there_in_part() -> None:
+    frames = molecules(12)
+    for k in (0, 3, 6):
+        del frames[k].calc.results["energy"]
+    frames[1].calc.results["forces"][0, 0] = np.nan
+    frames[2].calc.results["forces"][:] = np.nan
+    survey = surveyed(frames, Recipe(cutoff=4.0, labels=LABELS, non_finite="missing"))
+    assert survey.present == {"energy": 9, "forces": 11, "stress": 0}
+
+
+def test_labels_of_heads_and_attributes_are_scaled_by_their_own_numbers() -> None:
+    frames = molecules(30)
+    rng = np.random.default_rng(0)
+    gaps, fields = 5.0 + 0.1 * rng.normal(size=30), rng.normal(size=(30, 2)) * [1.0, 4.0] + 7.0
+    for atoms, gap, field in zip(frames, gaps, fields):
+        atoms.info |= {"gap": gap, "field": field, "dipole": [3.0, 0.0, 0.0]}
+    labels = (*LABELS[:2], Label("gap", "structure", (), "gap"), Label("dipole", "structure", (3,), "dipole"))
+    domain = resolved(frames, labels=labels, attrs=("field",)).domain
+    assert domain.label_shifts["gap"] == pytest.approx(gaps.mean())
+    assert domain.label_scales["gap"] == pytest.approx(gaps.std())
+    assert domain.label_scales["dipole"] == pytest.approx(np.sqrt(3.0))
+    assert domain.attr_shifts == pytest.approx(fields.mean(0))
+    assert domain.attr_scales == pytest.approx(fields.std(0))
+
+
+def test_a_later_set_is_judged_by_the_training_set(caplog: pytest.LogCaptureFixture) -> None:
+    statistics = resolved(relabelled())
+    recipe = Recipe(cutoff=4.0, labels=LABELS)
+    one = relabelled(1)
+    one[0].calc.results["energy"] /= 27.2
+    survey = surveyed(one, recipe)
+    found = find_outliers(
+        survey, residual_energy(survey, statistics.domain.atomic_energies), statistics.limits
+    )
+    assert found.energy.tolist() == [True]
+    assert "structure 0" in caplog.text
+
+
+def test_moments_of_parts_are_those_of_the_whole() -> None:
+    values = 1e6 + np.random.default_rng(0).normal(size=(1000, 2))
+    moments = Moments()
+    for part in np.split(values, [1, 1, 400]):
+        moments.add(part)
+    assert moments.count == 1000
+    assert moments.mean == pytest.approx(values.mean(0), rel=1e-14)
+    assert moments.deviation == pytest.approx(values.var(0), rel=1e-9)
+
+
+def test_many_structures_are_thinned_and_still_fitted() -> None:
+    rng = np.random.default_rng(0)
+    counts = rng.integers(0, 9, (120_000, 3)).astype(float)
+    counts[:, 0] += 1
+    energy = counts @ np.array([-1.0, -20.0, -300.0])
+    energy[rng.random(len(energy)) < 0.05] *= 27.2
+    found = reference_energies((1, 6, 8), counts, energy, np.zeros(len(energy), bool))
+    assert found.energies == pytest.approx({1: -1.0, 6: -20.0, 8: -300.0}, abs=1e-6)
+
+
+def test_what_is_decided_is_said_aloud(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "physicsml_ase"):
+        resolved(relabelled())
+    assert "reference energies by least squares over 40 structures: H -13.6 eV, C -1029.5 eV" in caplog.text
+    assert "elements H, C, O" in caplog.text
