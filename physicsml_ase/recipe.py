@@ -28,17 +28,22 @@ LENGTHS = ("max_epochs", "max_steps", "max_time")
 def with_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe, overridden by what is given."""
     merged = merge(RECIPE, config)
-    if not any(merged["trainer"].get(key) is not None for key in LENGTHS):
-        merged["trainer"]["max_time"] = DEFAULT_TIME
-    return merged
+    if any(_trainer(merged).get(key) is not None for key in LENGTHS):
+        return merged
+    return merge({"trainer": {"max_time": DEFAULT_TIME}}, merged)
 
 
 def with_length(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with `max_epochs` unlimited where steps or time limit the run and epochs are not named."""
-    trainer = config.get("trainer", {})
+    trainer = _trainer(config)
     if trainer.get("max_epochs") is None and any(trainer.get(k) is not None for k in LENGTHS[1:]):
         return merge(config, {"trainer": {"max_epochs": -1}})
     return dict(config)
+
+
+def _trainer(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    trainer = config.get("trainer")
+    return trainer if isinstance(trainer, Mapping) else {}  # what else it is, validation will tell
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -60,13 +60,6 @@ def train(
     from physicsml_ase.train.settings import RunConfig
 
     settings = validate(RunConfig, config, where=path or "command line")
-    trainer = given.get("trainer")
-    if (
-        path is None
-        and settings.trainer.max_time
-        and not (isinstance(trainer, dict) and "max_time" in trainer)
-    ):
-        log.info("no length given: training for 15 minutes; --time 2h is another length")
     named = settings.datamodule
     data = Data(
         one_or_many(train_) if train_ else named.train_data,
@@ -75,6 +68,13 @@ def train(
     )
     if data.train is None:
         raise InputError("no training data: give --train FILE, or datamodule.train_data in the config")
+    trainer = given.get("trainer")
+    if (
+        path is None
+        and settings.trainer.max_time
+        and not (isinstance(trainer, dict) and "max_time" in trainer)
+    ):
+        log.info("no length given: training for 15 minutes; --time 2h is another length")
     root = output or free_folder(Path(settings.trainer.default_root_dir or "training"))
     _prepare()
     result = start(settings, data, root, started_at=STARTED_AT)

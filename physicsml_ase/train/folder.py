@@ -45,10 +45,10 @@ class RunFolder:
     def create(self) -> None:
         """Make the folder for a new run. Raises `InputError` if it holds one, or can not be written to."""
         if self.is_used:
-            raise InputError(
-                f"{self.root}: already holds a run; continue it with `physicsml-ase resume {self.root}`, "
-                "or choose another folder"
-            )
+            advice = f"continue it with `physicsml-ase resume {self.root}`"
+            if not self.last.exists():
+                advice = f"its model is {self.model}" if self.model.exists() else "remove it"
+            raise InputError(f"{self.root}: already holds a run; {advice}, or choose another folder")
         try:
             self.last.parent.mkdir(parents=True, exist_ok=True)
             probe = self.root / ".writable"
