@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test slow lint clean
+.PHONY: setup demo test slow lint reference clean
 
 setup: $(VENV)/.ready
 
@@ -12,8 +12,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,aselmdb,fast-extxyz]'
 	touch $@
 
+# One thread each: structures this small gain nothing from more, and threads that wait for busy cores cost.
 demo: setup
-	$(BIN)/python examples/demo.py --output demo-run
+	rm -rf demo-run
+	OMP_NUM_THREADS=1 $(BIN)/python examples/demo.py --output demo-run
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
@@ -25,6 +27,9 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+reference: setup
+	$(BIN)/python docs/make_reference.py
 
 clean:
 	rm -rf demo-run build *.egg-info
