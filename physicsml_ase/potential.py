@@ -86,7 +86,7 @@ class Potential(nn.Module):
         if self.energy_head is not None:
             learned = self.energy_head(features.node_scalars)[:, 0].double() * self.domain.energy_scale
             energies = learned + self.references(graph.atomic_numbers)  # (N,) float64
-            energy = segment_sum(energies, graph.batch, len(graph.num_atoms))
+            energy = segment_sum(energies, graph.batch, graph.num_atoms.shape[0])
             out = {"energy": energy, "energies": energies} | out
         return out
 
@@ -117,8 +117,8 @@ class ReferenceEnergies(nn.Module):
 def forces_and_stress(graph: Graph, r_ij: Tensor, g: Tensor) -> dict[str, Tensor]:
     """Forces (N, 3) and stress (S, 3, 3) from r_ij and g = dE/dr_ij, both (E, 3)."""
     i = graph.edge_index[0]
-    forces = segment_sum(g - g.index_select(0, graph.reverse), i, len(graph.positions))
-    virial = segment_sum(r_ij[:, :, None] * g[:, None, :], graph.batch.index_select(0, i), len(graph.cell))
+    forces = segment_sum(g - g.index_select(0, graph.reverse), i, graph.positions.shape[0])
+    virial = segment_sum(r_ij[:, :, None] * g[:, None, :], graph.batch.index_select(0, i), graph.cell.shape[0])
     # |det|: a left-handed cell has the same volume; without a full cell there is none, and no stress
     volume = torch.linalg.det(graph.cell).abs()
     full = (volume > 1e-9)[:, None, None]

@@ -19,6 +19,7 @@ RECIPE: dict[str, Any] = {
         "predict": {"batch_size": 64, "max_atoms": 512},
         "pre_batch": "in_memory",
     },
+    "optimizer": {"name": "AdamW", "config": {"lr": 0.005}},
     "trainer": {"gradient_clip_val": 10.0, "gradient_clip_algorithm": "norm"},
 }
 

@@ -46,7 +46,7 @@ class Message(nn.Module):
         filters = self.filter(radial * self.scale)  # (E, 3F)
         to_scalar, along, onward = (self.phi(s).index_select(0, j) * filters).chunk(3, dim=-1)  # (E, F) each
         to_vector = u_ij[:, :, None] * along[:, None, :] + v.index_select(0, j) * onward[:, None, :]
-        return segment_sum(to_scalar, i, len(s)), segment_sum(to_vector, i, len(s))
+        return segment_sum(to_scalar, i, s.shape[0]), segment_sum(to_vector, i, s.shape[0])
 
 
 class Update(nn.Module):
@@ -82,7 +82,7 @@ class PaiNN(nn.Module):
         d_ij, u_ij = lengths_and_directions(r_ij)
         radial = self.radial(d_ij)  # (E, K)
         s = self.embed(graph)  # (N, F)
-        v = s.new_zeros(len(s), 3, s.shape[1])
+        v = s.new_zeros(s.shape[0], 3, s.shape[1])
         for message, update in zip(self.messages, self.updates):
             ds, dv = message(s, v, radial, u_ij, i, j)
             s, v = s + ds, v + dv

@@ -68,8 +68,8 @@ class DipoleHead(nn.Module):
 
     def forward(self, graph: Graph, features: Features, r_ij: Tensor) -> Tensor:  # -> (N, 3)
         q, num_atoms = self.charge(features.node_scalars), graph.num_atoms[:, None]  # (N, 1), (S, 1)
-        net = segment_sum(q, graph.batch, len(num_atoms)) / num_atoms
-        centre = segment_sum(graph.positions, graph.batch, len(num_atoms)) / num_atoms  # (S, 3) float64
+        net = segment_sum(q, graph.batch, num_atoms.shape[0]) / num_atoms
+        centre = segment_sum(graph.positions, graph.batch, num_atoms.shape[0]) / num_atoms  # (S, 3) float64
         place = (graph.positions - centre.index_select(0, graph.batch)).to(q.dtype)
         molecule = ~graph.pbc.any(-1, keepdim=True).index_select(0, graph.batch)  # (N, 1)
         q = torch.where(molecule, q - net.index_select(0, graph.batch), 0.0)
@@ -146,7 +146,7 @@ class LabelHead(nn.Module):
     def forward(self, graph: Graph, features: Features, r_ij: Tensor) -> Tensor:  # -> (N | E | S, ...)
         value = self.head(graph, features, r_ij)
         if self.label.level == "structure":
-            size = len(graph.num_atoms)
+            size = graph.num_atoms.shape[0]
             value = segment_sum(value, graph.batch, size)
             if self.pool == "mean":
                 value = value / graph.num_atoms.view(size, *[1] * len(self.label.shape))

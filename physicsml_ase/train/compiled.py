@@ -1,0 +1,133 @@
+"""A compiled training step: energy and derivatives traced into one graph, which torch.compile then takes.
+
+torch.compile can not differentiate a compiled function twice, which learning forces needs. Tracing the
+energy together with its derivatives first leaves one function whose ordinary, single backward compiles.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from physicsml_ase.conventions import InputError
+from physicsml_ase.graph import Graph, collate, edge_vectors
+from physicsml_ase.potential import Potential, forces_and_stress
+
+log = logging.getLogger("physicsml_ase")
+Compiled = Callable[[list[Tensor], list[Tensor], Tensor], list[Tensor]]
+
+
+class CompiledPotential:
+    """Predicts what a potential in training mode predicts, from code compiled at its first batch."""
+
+    def __init__(self, potential: Potential, options: bool | Mapping[str, Any]) -> None:
+        self.potential = potential
+        self.options = {} if isinstance(options, bool) else dict(options)
+        self.given_up = False
+        """Whether the compiled code was found to be wrong, and the plain code is used."""
+        self._function: Compiled | None = None
+        self._names: list[str] = []
+
+    def __call__(self, graph: Graph) -> dict[str, Tensor]:
+        """As `Potential.forward`; the first call compiles, which takes about half a minute."""
+        # sizes of 0 and 1, and equal sizes, would be compiled anew each time
+        if self.given_up or not _ordinary(graph):
+            return self.potential(graph)
+        with torch.no_grad():
+            r_ij = edge_vectors(graph)
+        weights = list(self.potential.parameters())
+        tensors = _without_labels(graph)
+        if self._function is None:
+            log.info("compiling the training step, once")
+            self._function = self._compile(weights, graph)
+            if not self._agrees(graph, dict(zip(self._names, self._function(weights, tensors, r_ij)))):
+                self.given_up = True
+                return self(graph)
+        return dict(zip(self._names, self._function(weights, tensors, r_ij)))
+
+    def _agrees(self, graph: Graph, compiled: Mapping[str, Tensor]) -> bool:
+        """Whether the compiled code says what the plain code says: compilers have bugs."""
+        tolerance = 1e-3 if self.potential.dtype == torch.float32 else 1e-8
+        for name, value in self.potential(graph).items():
+            error = (compiled[name] - value).nan_to_num().abs().max()
+            if error > tolerance * value.nan_to_num().abs().max().clamp_min(1e-3):
+                log.warning(
+                    "the compiled %s is off by %.1e, so the training step stays uncompiled; "
+                    "torch %s's compiler is at fault: try another version",
+                    *(name, error.item(), torch.__version__),
+                )
+                return False
+        return True
+
+    def _compile(self, weights: list[Tensor], graph: Graph) -> Compiled:
+        potential, names = self.potential, [name for name, _ in self.potential.named_parameters()]
+        inputs = list(graph.inputs)
+
+        class Predict(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.potential = potential
+
+            def forward(self, graph: Graph, r_ij: Tensor) -> dict[str, Tensor]:
+                return self.potential._predict(graph, r_ij)
+
+        predict = Predict()
+
+        def function(weights: list[Tensor], tensors: list[Tensor], r_ij: Tensor) -> list[Tensor]:
+            batch = _graph(tensors, inputs)
+            r_ij = r_ij.detach().requires_grad_()
+            given = {f"potential.{name}": weight for name, weight in zip(names, weights)}
+            out = torch.func.functional_call(predict, given, (batch, r_ij))
+            if potential.has_energy:
+                (g,) = torch.autograd.grad(out["energy"].sum(), r_ij, create_graph=True)
+                out = forces_and_stress(batch, r_ij.detach(), g) | out
+            self._names = list(out)
+            return list(out.values())
+
+        example = _telling(graph, weights)
+        with torch.no_grad():
+            r_ij = edge_vectors(example)
+        trace = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)
+        with torch.enable_grad():
+            traced = trace(weights, _without_labels(example), r_ij)
+        for node in list(traced.graph.nodes):
+            # the trace holds a detach of every tensor that the derivative used again: the loss's gradient
+            # would not flow through it
+            if node.target is torch.ops.aten.detach.default:
+                node.replace_all_uses_with(node.args[0])
+                traced.graph.erase_node(node)
+        traced.recompile()
+        try:
+            return torch.compile(traced, dynamic=True, **self.options)
+        except TypeError as error:
+            raise InputError(f"compile: {error}") from None
+
+
+def _telling(graph: Graph, weights: list[Tensor]) -> Graph:
+    """Copies of the batch side by side, as many as give N, E and S sizes that nothing else has: in a trace,
+    equal sizes are taken for the same size."""
+    others = {size for weight in weights for size in weight.shape} | set(range(10))
+    for copies in range(1, 1000):
+        example = collate([graph] * copies)
+        sizes = {len(example.num_atoms), len(example.positions), len(example.reverse)}
+        if len(sizes) == 3 and not sizes & others:
+            break
+    return example
+
+
+def _ordinary(graph: Graph) -> bool:
+    sizes = {len(graph.num_atoms), len(graph.positions), len(graph.reverse)}
+    return len(sizes) == 3 and min(sizes) > 1
+
+
+def _without_labels(graph: Graph) -> list[Tensor]:
+    *tensors, inputs, _ = graph
+    return [*tensors, *inputs.values()]
+
+
+def _graph(tensors: list[Tensor], inputs: list[str]) -> Graph:
+    fields = len(Graph._fields) - 2
+    return Graph(*tensors[:fields], dict(zip(inputs, tensors[fields:])), {})  # type: ignore[arg-type]

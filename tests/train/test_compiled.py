@@ -1,0 +1,61 @@
+"""The compiled training step against the plain one."""
+
+import pytest
+import torch
+from conftest import structures
+
+from physicsml_ase.atoms import to_graph
+from physicsml_ase.conventions import PROPERTIES, Label
+from physicsml_ase.domain import Domain
+from physicsml_ase.graph import Graph, collate
+from physicsml_ase.models.painn import PaiNNConfig
+from physicsml_ase.potential import Potential
+from physicsml_ase.train.compiled import CompiledPotential
+
+KINDS = ("molecule", "crystal", "slab", "triclinic", "wire", "tiny")
+
+
+def batch(*kinds: str) -> Graph:
+    return collate([to_graph(structures()[kind], 4.0) for kind in kinds])
+
+
+def small() -> Potential:
+    torch.manual_seed(0)
+    labels = tuple(Label(n, PROPERTIES[n].level, PROPERTIES[n].shape, n) for n in ("energy", "forces", "charges"))
+    domain = Domain(cutoff=4.0, elements=(1, 6, 8, 29, 79), avg_num_neighbors=12.0, energy_scale=1.3)
+    return Potential(PaiNNConfig(channels=8, layers=1, num_radial=4), domain, labels).double().train()
+
+
+def gradients(potential: Potential, out: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    potential.zero_grad()
+    (out["forces"].square().sum() + out["energy"].sum() + out["charges"].square().sum()).backward()
+    return [p.grad.clone() for p in potential.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_same_losses_and_gradients(backend: str) -> None:
+    """For batches of other sizes than the one it was compiled with; the second backward flows through."""
+    potential = small()
+    compiled = CompiledPotential(potential, {"backend": backend})
+    for kinds in (KINDS[:3], KINDS[2:], KINDS[:2], ("molecule",)):
+        graph = batch(*kinds)
+        plain, fast = potential(graph), compiled(graph)
+        assert plain.keys() == fast.keys()
+        for name, value in plain.items():
+            torch.testing.assert_close(fast[name], value, rtol=1e-9, atol=1e-10, equal_nan=True)
+        for a, b in zip(gradients(potential, plain), gradients(potential, fast), strict=True):
+            torch.testing.assert_close(b, a, rtol=1e-8, atol=1e-9)
+
+
+def test_wrong_code_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
+    """A compiler that gets forces wrong is told of, and the plain code is used."""
+
+    def off(module: torch.nn.Module, example_inputs: object) -> object:
+        return lambda *inputs: tuple(x * 1.01 for x in module(*inputs))
+
+    potential = small()
+    compiled = CompiledPotential(potential, {"backend": off})
+    graph = batch(*KINDS[:3])
+    torch.testing.assert_close(compiled(graph)["forces"], potential(graph)["forces"], rtol=0, atol=1e-12)
+    assert compiled.given_up
+    assert "off by" in caplog.text
