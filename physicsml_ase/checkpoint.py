@@ -7,6 +7,7 @@
 
 import os
 import threading
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,14 +104,18 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The contents of a checkpoint of ours, `model.ckpt` or Lightning's; runs no code from it."""
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint" if not path.exists() else f"{path}: is not a file")
+        what = "is a folder; name the model.ckpt in it" if path.is_dir() else "no such checkpoint"
+        raise InputError(f"{path}: {what}")
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path}: is not a checkpoint, or it was cut")
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{path}: can not be read: {error.strerror}") from None
-    except Exception as error:  # torch raises many kinds for what is no checkpoint, or a crafted one
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: is not a physicsml_ase checkpoint ({reason[:120]})") from None
+    except Exception:  # torch raises many kinds for what is no checkpoint of ours, or a crafted one
+        raise InputError(
+            f"{path}: is not a physicsml_ase checkpoint (it is damaged, or holds more than plain data)"
+        ) from None
     if isinstance(contents, dict) and contents.get("format") == FORMAT:
         return contents
     if isinstance(contents, dict) and isinstance(contents.get(FORMAT), dict):

@@ -1,6 +1,7 @@
 """`md` and `relax`."""
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,7 +22,7 @@ def md(
     timestep: Annotated[float, typer.Option(help="Time step [fs].")] = 1.0,
     temperature: Annotated[float, typer.Option("-T", "--temperature", help="Temperature [K].")] = 300.0,
     thermostat: Annotated[
-        str, typer.Option(help="langevin, nve, nose-hoover, bussi, or npt with a barostat.")
+        str, typer.Option(help="langevin, nve, nose-hoover, bussi, npt, npt-full.")
     ] = "langevin",
     pressure: Annotated[float, typer.Option(help="Pressure of npt [GPa].")] = 0.0,
     trajectory: Annotated[
@@ -78,15 +79,11 @@ def relax(
 ) -> None:
     """Geometry optimisation; exit status 1 where it did not converge."""
     import ase.io
-    from ase.io.formats import UnknownFileTypeError, filetype
 
     from physicsml_ase import simulate
     from physicsml_ase.calculator import PhysicsMLCalculator
 
-    try:
-        filetype(output, read=False)
-    except UnknownFileTypeError:
-        raise InputError(f"{output}: ASE knows no file format of that name; use relaxed.xyz") from None
+    _check_format(output)
     result = simulate.relax(
         PhysicsMLCalculator(ckpt, device=device, dtype=dtype),
         _one_structure(structure),
@@ -97,10 +94,23 @@ def relax(
         pressure_GPa=pressure,
         trajectory=trajectory,
     )
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
     ase.io.write(output, result.atoms)
     typer.echo(f"{result.in_words()}; written to {output}")
     if not result.converged:
         raise typer.Exit(NOT_CONVERGED)
+
+
+def _check_format(output: str) -> None:
+    """Raise `InputError` for a name that ASE writes nothing under, before hours are spent."""
+    from ase.io.formats import UnknownFileTypeError, filetype, get_ioformat
+
+    try:
+        if get_ioformat(filetype(output, read=False)).can_write:
+            return
+    except UnknownFileTypeError:
+        pass
+    raise InputError(f"{output}: ASE writes no file format under that name; use .xyz, .cif, .vasp, ...")
 
 
 def _one_structure(spec: str) -> "Atoms":

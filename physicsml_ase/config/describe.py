@@ -7,7 +7,7 @@ from pydantic_core import PydanticUndefined
 
 from physicsml_ase.config.declare import fields
 from physicsml_ase.config.registry import MODELS, ModelConfig
-from physicsml_ase.config.wording import Words, did_you_mean, is_config, readable, written
+from physicsml_ase.config.wording import Words, did_you_mean, is_config, nearest, readable, written
 from physicsml_ase.conventions import InputError
 
 
@@ -31,8 +31,10 @@ def describe(cls: object, section: str | None = None) -> list[Row]:
         return [row for _, row in rows]
     found = [row for path, row in rows if _within(path, section.split("."))]
     if not found:
-        known = dict.fromkeys(path.replace(".<", "").rstrip(".") for path, _ in rows if "<" not in path)
-        raise InputError(f"no section or key {section!r}; {did_you_mean(section, known)}")
+        known = dict.fromkeys(path for path, _ in rows if "<" not in path)
+        sections = [path for path in known if "." not in path]
+        advice = did_you_mean(section, known if nearest(section, list(known)) else sections)
+        raise InputError(f"no section or key {section!r}; {advice}")
     return found
 
 

@@ -44,6 +44,10 @@ def write_predictions(
     potential: Potential, source: SourceSpec, path: str | Path, *, batch_atoms: int | None = None
 ) -> int:
     """Write every structure with its predictions as extxyz, complete or not at all; returns their number."""
+    if Path(path).suffix not in (".xyz", ".extxyz"):
+        raise InputError(
+            f"{path}: predictions are written as extxyz, so the name must end in .xyz or .extxyz"
+        )
     return write_frames(predict(potential, source, batch_atoms=batch_atoms), Path(path))
 
 

@@ -64,10 +64,10 @@ def evaluate(
         done += len(groups)
     notes = _notes(labels, quantities, energy_errors, not_finite)
     if not any(quantity.structures for quantity in quantities.values()):
-        lacking = describe_missing(
-            source[0], [label.key for label in labels], source.where(0), "label_keys (--label-key NAME=KEY)"
-        )
-        notes.append(f"nothing to compare with: {lacking}")
+        names = [label.key for label in labels]
+        lacking = describe_missing(source[0], names, source.where(0), "label_keys")
+        option = " (--label-key NAME=KEY)" if "label_keys=" in lacking else ""
+        notes.append(f"nothing to compare with: {lacking}{option}")
     for note in notes:
         log.warning("%s", note)
     return Evaluation(

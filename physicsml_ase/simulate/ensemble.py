@@ -80,7 +80,8 @@ def start_velocities(atoms: Atoms, temperature_K: float, rng: np.random.Generato
     if not atoms.constraints and len(atoms) > 1:
         Stationary(atoms, preserve_temperature=False)
         if not atoms.pbc.any():
-            ZeroRotation(atoms, preserve_temperature=False)
+            with np.errstate(invalid="ignore"):  # of a linear molecule's axis, which ASE then leaves out
+                ZeroRotation(atoms, preserve_temperature=False)
 
 
 def degrees_of_freedom(atoms: Atoms, ensemble: Ensemble) -> int:

@@ -138,7 +138,7 @@ def _moving_components(cell: Cell, atoms: Atoms, pressure_GPa: float) -> list[bo
     """Which Voigt components of the cell's strain move; None where the cell is fixed."""
     if cell is False:
         if pressure_GPa:
-            raise InputError("a pressure acts on a cell that moves; say which part of it with cell")
+            raise InputError("a pressure acts on a cell that moves: say so with cell (--cell)")
         return None
     if atoms.cell.rank < 3 or not atoms.pbc.any():
         raise InputError("the cell can not be relaxed: the structure is not a crystal with a full cell")
