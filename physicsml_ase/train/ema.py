@@ -65,9 +65,9 @@ class Ema:
         """The module's own weights, also while it wears the average."""
         return self._own if self._own is not None else dict(self.module.named_parameters())
 
-    def to(self, device: torch.device) -> None:
-        """Move the average to the module's device."""
-        self.weights = {name: value.to(device) for name, value in self.weights.items()}
+    def follow(self) -> None:
+        """Move the average to the module's device and number type."""
+        self.weights = {name: self.weights[name].to(p) for name, p in self.module.named_parameters()}
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data that `load_state_dict` takes."""
@@ -76,8 +76,7 @@ class Ema:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a saved average."""
         self.steps = state["steps"]
-        for name, value in self.weights.items():
-            value.copy_(state["weights"][name])
+        self.weights = {name: state["weights"][name].clone() for name in self.weights}
 
     def _set(self, weights: Mapping[str, Tensor]) -> None:
         for name, p in self.module.named_parameters():

@@ -11,6 +11,8 @@ import csv
 import json
 import os
 import platform
+import re
+import shutil
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,11 +20,13 @@ from typing import Any
 
 import yaml
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from physicsml_ase.config import load
 from physicsml_ase.conventions import InputError
 from physicsml_ase.version import __version__
 
+STAGE = re.compile(r"stage-\d+")
 PACKAGES = ("torch", "lightning", "ase", "vesin", "h5py", "numpy", "pydantic")
 
 
@@ -41,6 +45,22 @@ class RunFolder:
         if self.model.exists() or self.last.exists():
             return True
         return self.record.exists() and self.read_record().get("status") != "started"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its run came to its end."""
+        return self.record.exists() and self.read_record().get("status") == "finished"
+
+    @property
+    def run(self) -> Path:
+        """The folder to name to users: of a stage, that of the whole run."""
+        return self.root.parent if STAGE.fullmatch(self.root.name) else self.root
+
+    def publish(self, model: Path) -> None:
+        """Make a stage's model the run's, complete or not at all."""
+        beside = self.model.with_name(f".{self.model.name}.part")
+        shutil.copyfile(model, beside)
+        os.replace(beside, self.model)
 
     def create(self) -> None:
         """Make the folder for a new run. Raises `InputError` if it holds one, or can not be written to."""
@@ -96,13 +116,19 @@ class RunFolder:
         return logger
 
 
+def is_first_process() -> bool:
+    """Whether this is the process that writes files, also before the processes know of each other."""
+    return (getattr(rank_zero_only, "rank", None) or 0) == 0
+
+
 def free_folder(root: Path) -> Path:
     """`root`, or the first of `root`-2, `root`-3, ... that holds no run yet."""
-    number, folder = 1, root
+    number, folder, before = 1, root, root
     while RunFolder(folder).is_used:
         number += 1
-        folder = root.with_name(f"{root.name}-{number}")
-    return folder
+        folder, before = root.with_name(f"{root.name}-{number}"), folder
+    # the other processes of a run are started when the first has made its folder
+    return folder if is_first_process() else before
 
 
 def versions() -> dict[str, str]:

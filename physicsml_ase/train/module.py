@@ -3,17 +3,19 @@
 import logging
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
+from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 
 from physicsml_ase.checkpoint import FORMAT, describe_potential
 from physicsml_ase.conventions import InputError
 from physicsml_ase.graph import Graph, collate
 from physicsml_ase.potential import Potential
+from physicsml_ase.train.compiled import CompiledPotential
 from physicsml_ase.train.ema import Ema, EmaConfig
 from physicsml_ase.train.losses import Loss, LossTerm
 from physicsml_ase.train.metrics import Errors
@@ -23,6 +25,15 @@ from physicsml_ase.train.schedule import Budget
 log = logging.getLogger("physicsml_ase")
 Batch = Graph | Mapping[str, Graph]
 """Batches of several named sources come side by side and are learned from as one."""
+
+
+class Asked(NamedTuple):
+    """What is asked of the loop: of this process, and of all, which must do it together after the same step."""
+
+    stop_here: bool = False
+    save_here: bool = False
+    stop: bool = False
+    save: bool = False
 
 
 class PotentialModule(pl.LightningModule):
@@ -38,10 +49,12 @@ class PotentialModule(pl.LightningModule):
         budget: Budget | None = None,
         ema: EmaConfig | None = None,
         config: Mapping[str, Any] | None = None,
+        compile: bool | Mapping[str, Any] = False,
     ) -> None:
         """`config` is plain data that goes into training checkpoints; `budget` ends the schedule on time."""
         super().__init__()
         self.potential, self.loss = potential, Loss(loss)
+        self.compiled = CompiledPotential(potential, compile) if compile else None
         self.optimizer, self.scheduler = optimizer or OptimizerConfig(), scheduler
         self.budget = budget or Budget()
         labels = tuple(label for label in potential.labels if label.name in loss)
@@ -50,8 +63,10 @@ class PotentialModule(pl.LightningModule):
         self.config = dict(config or {})
         self.best: dict[str, Any] = {}
         """{"score", "epoch", "step", "errors", "weights"} of the best validation so far."""
-        self.stop_requested = False
+        self.asked = Asked()
         self._sums: list[Tensor] = []
+        self._epoch: Tensor | None = None  # (2, T): sums and counts of the training epoch so far
+        self._rng: Tensor | None = None
 
     def forward(self, graph: Graph) -> dict[str, Tensor]:
         """What the potential predicts for a batch."""
@@ -59,14 +74,14 @@ class PotentialModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.optimizer, self.potential.named_parameters())
+        if self.trainer.world_size > 1:
+            self.budget.agree = self.trainer.strategy.broadcast
         if self.scheduler is None:
             return optimizer
         epochs = self.trainer.max_epochs
         num_epochs = epochs if epochs is not None and epochs > 0 else None
         num_steps = count_steps(self.trainer, num_epochs)
         self.budget.total_steps = num_steps
-        if self.trainer.world_size > 1:
-            self.budget.agree = self.trainer.strategy.broadcast
         schedule = build_scheduler(self.scheduler, optimizer, num_steps, num_epochs, self.budget)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
@@ -74,30 +89,36 @@ class PotentialModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         graph = as_one(batch)
-        sums, counts = self.loss(self.potential(graph), graph)
-        shared = torch.cat([counts, counts.new_tensor([float(self.stop_requested)])])
-        ranks = 1
-        if dist.is_initialized():
-            # counts over all ranks make the mean of the ranks' losses the loss of the whole batch
-            dist.all_reduce(shared)
-            ranks = dist.get_world_size()
-            self.stop_requested = bool(shared[-1] > 0)
-        means = sums * ranks / shared[:-1].clamp_min(1)
-        total = self.loss.total(means)
-        if not torch.isfinite(total):
+        sums, counts = self.loss((self.compiled or self.potential)(graph), graph)
+        whole, ranks = self._of_all_ranks(torch.stack([sums.detach(), counts]))
+        self._epoch = whole if self._epoch is None else self._epoch + whole
+        # the mean over ranks, which DDP takes of the gradients, makes this the loss of the whole batch
+        total = self.loss.total(sums * ranks / whole[1].clamp_min(1))
+        if not torch.isfinite(whole[0]).all():
+            means = whole[0] / whole[1].clamp_min(1)
             raise InputError(
-                f"the loss became {total.item()} at step {self.global_step} ({self._terms_in_words(means)}); "
-                "lower the learning rate, set trainer.gradient_clip_val, or look for wrong labels in the data"
+                f"the loss became {self.loss.total(means):g} at step {self.global_step} "
+                f"({self._terms_in_words(means)}); lower the learning rate, set trainer.gradient_clip_val, or "
+                "look for wrong labels in the data"
             )
-        values = {f"train/{name}/loss": m.detach() for name, m in zip(self.loss.labels, means)}
-        self.log_dict(
-            values | {"train/total/loss": total.detach()},
-            on_step=False,
-            on_epoch=True,
-            batch_size=len(graph.num_atoms),
-            sync_dist=True,
-        )
         return total
+
+    def _of_all_ranks(self, sums: Tensor) -> tuple[Tensor, int]:
+        """Sums added up over the ranks, which agree on what was asked on the way; and the number of ranks."""
+        if not dist.is_initialized():
+            self.asked = self.asked._replace(stop=self.asked.stop_here, save=self.asked.save_here)
+            return sums, 1
+        asked = [float(self.asked.stop_here), float(self.asked.save_here)]
+        shared = torch.cat([sums.flatten(), sums.new_tensor(asked)])
+        dist.all_reduce(shared)
+        stop, save = (shared[-2:] > 0).tolist()
+        self.asked = self.asked._replace(stop=stop, save=save)
+        return shared[:-2].view_as(sums), dist.get_world_size()
+
+    def on_train_epoch_end(self) -> None:
+        if self._epoch is not None:
+            self.log_dict(self._in_names("train", self._epoch), rank_zero_only=False, sync_dist=False)
+        self._epoch = None
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._evaluation_step(batch)
@@ -119,7 +140,7 @@ class PotentialModule(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         if self.ema:
-            self.ema.to(self.device)
+            self.ema.follow()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -160,14 +181,18 @@ class PotentialModule(pl.LightningModule):
         both = torch.stack([sums, counts])
         if dist.is_initialized():
             dist.all_reduce(both)
-        means = both[0] / both[1].clamp_min(1)
-        values = {f"{stage}/{name}/loss": m.item() for name, m in zip(self.loss.labels, means)}
-        values[f"{stage}/total/loss"] = self.loss.total(means).item()
+        values = self._in_names(stage, both)
         values |= {f"{stage}/{name}": value for name, value in self.errors.compute().items()}
         self.log_dict(values, rank_zero_only=False, sync_dist=False)
         if self.ema:
             self.ema.take_off()
         return values
+
+    def _in_names(self, stage: str, sums: Tensor) -> dict[str, float]:
+        """The losses, and their total, of sums and counts (2, T)."""
+        means = sums[0] / sums[1].clamp_min(1)
+        values = {f"{stage}/{name}/loss": m for name, m in zip(self.loss.labels, means.tolist())}
+        return values | {f"{stage}/total/loss": self.loss.total(means).item()}
 
     def loss_nothing(self) -> Tensor:
         """Sums and counts (2, T) of no batch at all."""
@@ -201,6 +226,8 @@ class PotentialModule(pl.LightningModule):
         checkpoint["config"] = self.config
         checkpoint["best"] = self.best
         checkpoint["rng"] = torch.get_rng_state()
+        checkpoint["epoch_sums"] = self._epoch
+        checkpoint["budget"] = self.budget.state_dict()
         if self.ema:
             checkpoint["ema"] = self.ema.state_dict()
             for name, value in self.ema.own_weights.items():  # also if saved while validating
@@ -209,13 +236,17 @@ class PotentialModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.best = checkpoint["best"]
         self._rng = checkpoint["rng"]
+        self._epoch = checkpoint["epoch_sums"]
+        self.budget.load_state_dict(checkpoint["budget"])
         if self.ema and "ema" in checkpoint:
             self.ema.load_state_dict(checkpoint["ema"])
 
     def on_train_start(self) -> None:
-        if getattr(self, "_rng", None) is not None:
+        if self._rng is not None:
             torch.set_rng_state(self._rng.cpu())
             self._rng = None
+        if self._epoch is not None:
+            self._epoch = self._epoch.to(self.device)
 
     def _terms_in_words(self, means: Tensor) -> str:
         return ", ".join(f"{name} {m.item():.3g}" for name, m in zip(self.loss.labels, means))
@@ -232,7 +263,10 @@ def count_steps(trainer: pl.Trainer, num_epochs: int | None) -> int | None:
         datamodule = getattr(trainer, "datamodule", None)
         if datamodule is None:
             return int(trainer.estimated_stepping_batches)
-        batches, limit = len(datamodule.train_dataloader()), trainer.limit_train_batches
+        loader, limit = datamodule.train_dataloader(), trainer.limit_train_batches
+        if isinstance(loader, CombinedLoader):
+            iter(loader)  # it has no length before
+        batches = len(loader)
         if limit is not None:
             batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         bounds.append(math.ceil(batches / trainer.accumulate_grad_batches) * num_epochs)

@@ -1,11 +1,12 @@
-"""What makes a run survive: a checkpoint now and then, a clean stop on a signal, an end on time.
+"""What makes a run survive: a checkpoint now and then, and a clean stop on a signal.
 
-The checkpoint is saved after a batch that is not the last of its epoch. There, everything that Lightning
-does around a batch and at an epoch's end is either wholly done or wholly to come, so that a continued run
-does what an uninterrupted one would have done.
+A checkpoint is saved at a place where everything that Lightning does around a batch or an epoch is either
+wholly done or wholly to come, so that a continued run does what an uninterrupted one would have done: after
+a batch that completes an optimizer step and is followed by another one without a validation between them,
+or before an epoch's first batch. Gradients that are being accumulated, and the metrics that a scheduler or
+EarlyStopping will look at, are in no checkpoint.
 """
 
-import logging
 import os
 import signal
 import threading
@@ -15,62 +16,97 @@ from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 
-from physicsml_ase.train.metrics import in_words
+from physicsml_ase.conventions import InputError
 from physicsml_ase.train.module import PotentialModule
-from physicsml_ase.train.schedule import Budget
-
-log = logging.getLogger("physicsml_ase")
 
 
 class Interrupted(BaseException):
     """A signal asked the run to stop, and a checkpoint to continue from was saved."""
 
 
-class Resumable(pl.Callback):
-    """Keeps `path` a checkpoint that the run can be continued from, and stops cleanly on SIGINT and SIGTERM."""
+class StoppedAtOnce(BaseException):
+    """A second signal: nothing more is saved. Lightning would end the program on a KeyboardInterrupt."""
 
-    def __init__(self, path: Path, every_seconds: float = 60.0, every_steps: int | None = None) -> None:
-        self.path, self.every_seconds, self.every_steps = path, every_seconds, every_steps
+
+class Resumable(pl.Callback):
+    """Keeps `path` a checkpoint that the run can be continued from, and stops cleanly on SIGINT and SIGTERM.
+
+    It must be the last callback, so that its checkpoints hold what the others did.
+    """
+
+    def __init__(self, path: Path, every_seconds: float = 60.0) -> None:
+        self.path, self.every_seconds = path, every_seconds
+        self.signal: int | None = None
+        """The signal that asked the run to stop."""
         self._saved_at = time.monotonic()
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, PotentialModule)
+        loop = trainer.fit_loop
+        if loop.epoch_progress.current.ready == trainer.current_epoch:
+            # saved between epochs: with max_steps set Lightning would end the finished epoch once more
+            loop.epoch_loop.restarting = False
 
         def stop(signum: int, frame: FrameType | None) -> None:
-            if pl_module.stop_requested:  # asked twice: at once
-                raise KeyboardInterrupt
-            pl_module.stop_requested = True
+            if pl_module.asked.stop_here:
+                raise StoppedAtOnce
+            self.signal = signum
+            pl_module.asked = pl_module.asked._replace(stop_here=True)
 
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGINT, signal.SIGTERM):
                 self._before[signum] = signal.signal(signum, stop)
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Lightning counts the epoch as begun; in the checkpoint it must not be
+        progress = trainer.fit_loop.epoch_progress
+        progress.current.ready -= 1
+        progress.total.ready -= 1
+        self._save_if_due(trainer, pl_module)
+        progress.current.ready += 1
+        progress.total.ready += 1
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        # the restart is over; Lightning takes it to last to the end of the epoch, and then leaves out the
+        # step of ReduceLROnPlateau there
+        trainer.fit_loop._restarting = False
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if batch_idx + 1 < trainer.num_training_batches:
-            self._save_if_due(trainer, pl_module)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.num_training_batches == 1:  # no batch is anything but the last
+        assert isinstance(pl_module, PotentialModule)
+        due = time.monotonic() - self._saved_at > self.every_seconds
+        pl_module.asked = pl_module.asked._replace(save_here=due)
+        if (
+            batch_idx + 1 < trainer.num_training_batches
+            and (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+            and not _validates_next(trainer, batch_idx)
+        ):
             self._save_if_due(trainer, pl_module)
 
     def _save_if_due(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, PotentialModule)
-        due = time.monotonic() - self._saved_at > self.every_seconds
-        if trainer.world_size > 1:
-            due = trainer.strategy.broadcast(due)
-        if self.every_steps:
-            due = due or trainer.global_step % self.every_steps == 0
-        if due or pl_module.stop_requested:
+        if pl_module.asked.save or pl_module.asked.stop:
             save_training(trainer, self.path)
+            pl_module.asked = pl_module.asked._replace(save_here=False, save=False)
             self._saved_at = time.monotonic()
-        if pl_module.stop_requested:
+        if pl_module.asked.stop:
             raise Interrupted
 
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        self._give_signals_back()
+
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._give_signals_back()
+
+    def _give_signals_back(self) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         self._before.clear()
@@ -84,51 +120,31 @@ def save_training(trainer: pl.Trainer, path: Path) -> None:
         os.replace(beside, path)
 
 
-class EndOnTime(pl.Callback):
-    """Ends training so that its last validation and what comes after fit into the wall-clock budget."""
-
-    def __init__(self, budget: Budget) -> None:
-        assert budget.seconds is not None
-        self.budget, self.all_seconds = budget, budget.seconds
-        self._validating_since = 0.0
-        self._reserve(0.0)
-
-    def _reserve(self, validation: float) -> None:
-        self.budget.seconds = max(self.all_seconds - 1.0 - 1.5 * validation, 0.5 * self.all_seconds)
-
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._validating_since = time.monotonic()
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._reserve(time.monotonic() - self._validating_since)
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if self.budget.progress(trainer.global_step) >= 1:
-            trainer.should_stop = True
-
-
-class TellProgress(pl.Callback):
-    """One line in the log for each validation, at most one every few seconds."""
-
-    def __init__(self, budget: Budget, seconds: float = 5.0) -> None:
-        self.budget, self.seconds, self._told_at = budget, seconds, -1e9
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, PotentialModule)
-        now = time.monotonic()
-        if trainer.sanity_checking or not trainer.is_global_zero or now - self._told_at < self.seconds:
-            return
-        self._told_at = now
-        errors = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
-        rmses = in_words({k.removeprefix("val/"): v for k, v in errors.items()})
-        best = "  best so far" if pl_module.best.get("step") == trainer.global_step else ""
-        log.info(
-            "%5.0f s  epoch %d  step %d  validation RMSE: %s%s",
-            self.budget.elapsed,
-            trainer.current_epoch,
-            trainer.global_step,
-            rmses or "no labels",
-            best,
+def read_training(path: Path) -> dict[str, Any]:
+    """A training checkpoint of ours, as plain data."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint")
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for what is no checkpoint
+        raise InputError(
+            f"{path}: can not be read as a training checkpoint ({type(error).__name__})"
+        ) from None
+    if "physicsml_ase" not in saved:
+        raise InputError(
+            f"{path}: is no training checkpoint; a run continues from checkpoints/last.ckpt, "
+            "and a model.ckpt is a start for transfer_learning"
         )
+    return saved
+
+
+def _validates_next(trainer: pl.Trainer, batch_idx: int) -> bool:
+    """Whether validation follows this batch, by a rule that may also say so where none follows."""
+    every = trainer.val_check_batch
+    if trainer.should_stop:
+        return True
+    if every is None or every == float("inf") or not trainer.enable_validation:
+        return False
+    across_epochs = trainer.check_val_every_n_epoch is None
+    done = trainer.fit_loop.total_batch_idx if across_epochs else batch_idx
+    return bool((done + 1) % every == 0)

@@ -2,10 +2,12 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -88,10 +90,30 @@ def _loggers(config: TrainerConfig, default: Logger | bool | None, folder: Path,
 
 
 def _strategy(config: TrainerConfig, where: str) -> object:
-    # Lightning's own names go to it as they are: it chooses what fits the accelerator
+    """The strategy. Lightning's own names go to it as they are: it chooses what fits the accelerator.
+
+    Of several processes each must know that some weights get no gradient: the last layer's vectors do not
+    touch the energy.
+    """
     if isinstance(config.strategy, str) and not config.strategy[0].isupper():
+        if config.strategy == "ddp" or (config.strategy == "auto" and _several_devices(config)):
+            return "ddp_find_unused_parameters_true"
         return config.strategy
-    return _build_one(STRATEGIES, config.strategy, f"{where}.strategy", {})
+    choice = config.strategy
+    if isinstance(choice, NamedConfig) and choice.name in ("ddp", "DDPStrategy"):
+        choice = replace(choice, config={"find_unused_parameters": True, **choice.config})
+    return _build_one(STRATEGIES, choice, f"{where}.strategy", {})
+
+
+def _several_devices(config: TrainerConfig) -> bool:
+    devices = config.devices
+    if config.num_nodes > 1:
+        return True
+    if devices in ("auto", -1, "-1"):
+        return config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.device_count() > 1
+    if isinstance(devices, str):
+        return len([d for d in devices.split(",") if d]) > 1 if "," in devices else int(devices) > 1
+    return devices > 1 if isinstance(devices, int) else len(devices) > 1
 
 
 def _build_all(

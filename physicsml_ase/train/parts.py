@@ -1,0 +1,133 @@
+"""What a run is made of: its data, the potential with the weights to start from, the loss."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from physicsml_ase.checkpoint import build_potential, read_checkpoint, stored_dtype
+from physicsml_ase.config import did_you_mean, to_plain
+from physicsml_ase.conventions import InputError
+from physicsml_ase.data.datamodule import DataModule
+from physicsml_ase.data.sets import Spec
+from physicsml_ase.domain import Domain
+from physicsml_ase.potential import Potential
+from physicsml_ase.train.losses import LossTerm, default_loss
+from physicsml_ase.train.settings import RunConfig
+from physicsml_ase.train.transfer import adopt, freeze
+
+log = logging.getLogger("physicsml_ase")
+MUCH = 0.5
+"""Difference of reference energies [eV/atom] that other structures of the same kind do not explain."""
+
+
+def open_data(
+    config: RunConfig, data: Mapping[str, Spec | None], known: Potential | None = None
+) -> DataModule:
+    """The DataModule of a run, resolved; `known` tells what an earlier session resolved."""
+    datamodule = DataModule(
+        config.datamodule,
+        train=data["train"],
+        validation=data["validation"],
+        test=data["test"],
+        domain=known.domain if known else None,
+        labels=known.labels if known else None,
+        seed=config.seed,
+        reference_energies=config.reference_energies,
+    )
+    datamodule.resolve()
+    return datamodule
+
+
+def make_potential(
+    config: RunConfig, datamodule: DataModule, saved: Mapping[str, Any] | None, given: Potential | None
+) -> Potential:
+    """The potential to train: a saved run's, a given one's weights, pre-trained ones, or a new one."""
+    transfer = config.transfer_learning
+    if saved:
+        potential = continued(config, saved)
+    else:
+        before = given
+        if transfer:
+            contents = read_checkpoint(transfer.ckpt)
+            before = build_potential(contents, transfer.ckpt)
+            before.load_state_dict(contents["state_dict"])
+        domain = datamodule.domain
+        if before is not None:
+            domain = _as_before(config, domain, before.domain)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            potential = Potential(
+                config.model, _with_given_numbers(config, domain), datamodule.labels, config.heads
+            )
+        if before is not None:
+            adopt(potential, before, transfer.modules_to_match if transfer else None)
+    frozen = transfer.stages[0].freeze_modules if transfer and transfer.stages else []
+    freeze(potential, frozen)
+    return potential
+
+
+def continued(config: RunConfig, saved: Mapping[str, Any]) -> Potential:
+    """The potential of a saved run, its weights still to be loaded; the config must mean the same model."""
+    description = saved["physicsml_ase"]
+    model = to_plain(config.model)
+    for key, value in description["model"].items():
+        if model.get(key) != value:
+            raise InputError(
+                f"model.{key}: {model.get(key)!r}, but the run that is to be continued has {value!r}"
+            )
+    # not first rounded to float32
+    return build_potential(description).to(stored_dtype(saved["state_dict"]))
+
+
+def make_loss(config: RunConfig, potential: Potential) -> dict[str, LossTerm]:
+    """The loss's terms, each with a label that the data have."""
+    names = {label.name: label.level for label in potential.labels}
+    if config.loss is None:
+        return default_loss(names)
+    for name in config.loss:
+        if name not in names:
+            raise InputError(f"loss.{name}: is not a label of the training data; {did_you_mean(name, names)}")
+    return dict(config.loss)
+
+
+def _with_given_numbers(config: RunConfig, domain: Domain) -> Domain:
+    return dataclasses.replace(
+        domain,
+        energy_scale=config.energy_scale or domain.energy_scale,
+        avg_num_neighbors=config.avg_num_neighbors or domain.avg_num_neighbors,
+    )
+
+
+def _as_before(config: RunConfig, domain: Domain, before: Domain) -> Domain:
+    """The new data's domain with the scales and reference energies that trained weights were made for."""
+    if domain.cutoff != before.cutoff:
+        raise InputError(
+            f"datamodule.cut_off: {domain.cutoff}: the pre-trained model has {before.cutoff}; use the same"
+        )
+    energies = before.atomic_energies | domain.atomic_energies
+    if config.reference_energies is None:
+        energies = domain.atomic_energies | before.atomic_energies
+        _warn_of_other_level(domain, before)
+    return dataclasses.replace(
+        domain,
+        energy_scale=before.energy_scale,
+        avg_num_neighbors=before.avg_num_neighbors,
+        elements=tuple(sorted({*domain.elements, *before.elements})),
+        atomic_energies=energies,
+        label_shifts=domain.label_shifts | before.label_shifts,
+        label_scales=domain.label_scales | before.label_scales,
+    )
+
+
+def _warn_of_other_level(domain: Domain, before: Domain) -> None:
+    both = domain.atomic_energies.keys() & before.atomic_energies.keys()
+    off = max((abs(domain.atomic_energies[z] - before.atomic_energies[z]) for z in both), default=0.0)
+    if off > MUCH:
+        log.warning(
+            "the pre-trained model's reference energies, which are kept, are up to %.3g eV/atom from those of "
+            "these data; if the data are of another level of theory, set reference_energies=least_squares",
+            off,
+        )
