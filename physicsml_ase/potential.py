@@ -68,8 +68,7 @@ class Potential(nn.Module):
         derivatives = derivatives and self.has_energy
         # the derivatives need autograd whatever the caller switched off: Lightning validates without it
         with torch.inference_mode(False), torch.set_grad_enabled(derivatives or torch.is_grad_enabled()):
-            if graph.positions.is_inference():
-                graph = graph.map(Tensor.clone)
+            graph = graph.map(lambda t: t.clone() if t.is_inference() else t)
             r_ij = edge_vectors(graph).requires_grad_(derivatives)  # (E, 3) float64
             out = self._predict(graph, r_ij)
             if derivatives:
