@@ -66,8 +66,8 @@ class RunFolder:
         """Make the folder for a new run. Raises `InputError` if it holds one, or can not be written to."""
         if self.is_used:
             advice = f"continue it with `physicsml-ase resume {self.root}`"
-            if not self.last.exists():
-                advice = f"its model is {self.model}" if self.model.exists() else "remove it"
+            if self.is_finished or not self.record.exists():
+                advice = f"its model is {self.model}"
             raise InputError(f"{self.root}: already holds a run; {advice}, or choose another folder")
         try:
             self.last.parent.mkdir(parents=True, exist_ok=True)

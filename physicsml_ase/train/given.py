@@ -1,10 +1,12 @@
 """The data that a run was given: in memory, or by paths that a later session finds again."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from physicsml_ase.conventions import InputError
+from physicsml_ase.train.settings import RunConfig
 
 
 class Data(NamedTuple):
@@ -20,6 +22,13 @@ def refuse_changed_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> No
     for name, source in (before.get("sources") or {}).items():
         if now["sources"].get(name, {}).get("hash") != source.get("hash"):
             raise InputError(f"the {name} data changed since the run began; a resumed run needs the same")
+
+
+def with_data(config: RunConfig, data: Data) -> RunConfig:
+    """The config naming these data, by absolute paths; none where they are objects in memory."""
+    text = as_text(data) or Data()._asdict()
+    named = {f"{name}_data": spec for name, spec in text.items()}
+    return replace(config, datamodule=replace(config.datamodule, **named))
 
 
 def as_text(data: Data) -> dict[str, Any] | None:

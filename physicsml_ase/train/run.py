@@ -18,7 +18,7 @@ from physicsml_ase.conventions import InputError
 from physicsml_ase.data.datamodule import DataModule
 from physicsml_ase.potential import Potential
 from physicsml_ase.train.folder import RunFolder, is_first_process
-from physicsml_ase.train.given import Data, as_text, refuse_changed_data
+from physicsml_ase.train.given import Data, as_text, refuse_changed_data, with_data
 from physicsml_ase.train.metrics import in_words
 from physicsml_ase.train.module import PotentialModule
 from physicsml_ase.train.pace import EndInTime, TellProgress
@@ -66,10 +66,7 @@ def start(
     `potential` continues from given weights. `started_at`, on `time.monotonic`'s clock, is when the
     wall-clock budget began.
     """
-    folder, text = RunFolder(root), as_text(data)
-    if text is not None:
-        named = {f"{name}_data": spec for name, spec in text.items()}
-        config = dataclasses.replace(config, datamodule=dataclasses.replace(config.datamodule, **named))
+    folder = RunFolder(root)
     if config.transfer_learning:
         ckpt = str(Path(config.transfer_learning.ckpt).absolute())
         transfer = dataclasses.replace(config.transfer_learning, ckpt=ckpt)
@@ -77,8 +74,8 @@ def start(
     stage_configs(config, folder.root)  # what is wrong in a later stage is wrong now
     if is_first_process():
         folder.create()
-        folder.write_config(to_plain(config))
-        folder.write_record(data=text, status="started")
+        folder.write_config(to_plain(with_data(config, data)))
+        folder.write_record(data=as_text(data), status="started")
     return _run(config, data, folder, Start(potential, Path(ckpt_path) if ckpt_path else None, started_at))
 
 
@@ -112,7 +109,6 @@ def _run(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
         log.info("stage %d of %d", number, len(stages))
         if is_first_process() and not part.is_used:
             part.create()
-            part.write_config(to_plain(stage))
             part.write_record(status="started")
         assert config.transfer_learning is not None
         own = config.transfer_learning.stages[number - 1].datamodule
@@ -120,7 +116,7 @@ def _run(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
         results.append(_fit(stage, given, part, Start(ckpt=_last(part), at=None if results else begin.at)))
         if is_first_process():
             folder.publish(part.model)
-            folder.write_record(status="interrupted" if results[-1].interrupted else "started")
+            folder.write_record(status="interrupted" if results[-1].interrupted else "running")
         if results[-1].interrupted:
             break
     last = results[-1]
@@ -138,6 +134,8 @@ def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
     config = dataclasses.replace(config, loss=make_loss(config, potential))
     seconds = config.trainer.max_time.total_seconds() if config.trainer.max_time else None
     budget = Budget(seconds=seconds, started_at=begin.at)
+    # without the data: whoever trains the model further brings others
+    about = {"config": to_plain(with_data(config, Data()))}
     module = PotentialModule(
         potential,
         config.loss or {},
@@ -145,7 +143,7 @@ def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
         config.scheduler,
         budget=budget,
         ema=config.ema,
-        config=to_plain(config),
+        config=about["config"],
         compile=config.compile,
     )
     summary = datamodule.summary
@@ -153,7 +151,7 @@ def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
         before = folder.read_record().get("summary") or {}
         refuse_changed_data(before, summary)
         summary = before | summary  # a resumed run resolves less anew
-        folder.write_config(to_plain(config))
+        folder.write_config(to_plain(with_data(config, data)))
         folder.write_record(summary=summary, domain=to_plain(potential.domain), status="running")
     trainer = _trainer(config, folder, budget)
     resumable = Resumable(folder.last, SAVE_EVERY_SECONDS)
@@ -177,8 +175,7 @@ def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
         if not str(error).startswith("Early stopping conditioned on"):
             raise
         raise InputError(f"trainer.callbacks: {' '.join(str(error).split())}") from None
-    about = {"config": to_plain(config), "data": summary}
-    return _finish(about, trainer, module, datamodule, folder, interrupted)
+    return _finish(about | {"data": summary}, trainer, module, datamodule, folder, interrupted)
 
 
 def _finish(
