@@ -6,20 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 from ase import Atoms
 
-from physicsml_ase.checkpoint import load_potential, read_checkpoint, save_potential
+from physicsml_ase.checkpoint import load_potential, read_checkpoint, save_potential, stored_frames
 from physicsml_ase.config import load, to_plain, validate
 from physicsml_ase.conventions import InputError
+from physicsml_ase.graph import Graph
 from physicsml_ase.potential import Potential
 from physicsml_ase.recipe import merge, with_length
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from physicsml_ase.calculator import PhysicsMLCalculator
+    from physicsml_ase.data.sets import Spec
+    from physicsml_ase.data.sources import SourceSpec
     from physicsml_ase.evaluate import Evaluation
     from physicsml_ase.train.settings import RunConfig
-
-DEFAULT_ROOT = "training"  # the Trainer config's default: such runs are numbered and never collide
 
 
 class PhysicsMLModel:
@@ -27,8 +29,11 @@ class PhysicsMLModel:
 
     def __init__(self, config: Mapping[str, Any], potential: Potential | None = None) -> None:
         self._config, self._potential = dict(config), potential
+        self._frames: list[Graph] = []
         self.about: dict[str, Any] = {}
-        """What the checkpoint tells of the training, where the model was loaded from one."""
+        """What a checkpoint tells of the training: the resolved config, the data, the errors."""
+        self.folder: Path | None = None
+        """Folder of the last training run."""
 
     @property
     def potential(self) -> Potential:
@@ -40,13 +45,13 @@ class PhysicsMLModel:
     @property
     def config(self) -> "RunConfig":
         """The validated config."""
-        return self._validated(self._config)
+        return _validated(self._config)
 
     def train(
         self,
-        train_data: Any = None,
-        validation_data: Any = None,
-        test_data: Any = None,
+        train_data: "Spec | None" = None,
+        validation_data: "Spec | None" = None,
+        test_data: "Spec | None" = None,
         *,
         ckpt_path: str | Path | None = None,
         **overrides: Any,
@@ -56,48 +61,62 @@ class PhysicsMLModel:
 
         Without `validation_data`, part of the training data is split off. `ckpt_path` continues a run from
         its training checkpoint. `overrides` are sections of the config: `trainer={"max_epochs": 10}`.
-        A model that is already trained learns on from its weights.
+        A model that is already trained learns on from its weights. Each run has a folder of its own,
+        `trainer.default_root_dir`, or that name with a number where it holds a run.
         """
         from physicsml_ase.train.folder import free_folder
         from physicsml_ase.train.run import Data, start
 
-        config = self._validated(with_length(merge(self._config, overrides)))
-        given = Data(train_data, validation_data, test_data)
-        data = Data(*(a if a is not None else b for a, b in zip(given, _named_data(config))))
+        config = _validated(with_length(merge(self._config, overrides)))
+        named = config.datamodule
+        data = Data(
+            named.train_data if train_data is None else train_data,
+            named.validation_data if validation_data is None else validation_data,
+            named.test_data if test_data is None else test_data,
+        )
         if data.train is None:
             raise InputError("no training data: give train_data, or datamodule.train_data in the config")
-        root = Path(config.trainer.default_root_dir or DEFAULT_ROOT)
-        if str(root) == DEFAULT_ROOT or ckpt_path is not None:
-            root = free_folder(root)
+        root = free_folder(Path(config.trainer.default_root_dir or "training"))
         result = start(config, data, root, potential=self._potential, ckpt_path=ckpt_path)
         self._potential, self.folder = result.potential, result.folder.root
+        if result.folder.model.exists():  # only the first of several processes writes it
+            self._remember(read_checkpoint(result.folder.model))
         if result.interrupted:
             raise KeyboardInterrupt
         return self
 
-    def predict(self, data: Any) -> "list[dict[str, np.ndarray | float]]":
+    def predict(self, data: "SourceSpec | Atoms") -> "list[dict[str, np.ndarray | float]]":
         """Everything the model predicts, one dict of ASE's properties for each structure of `data`."""
-        frames = [data] if isinstance(data, Atoms) else data
-        if not _are_atoms(frames):
+        if isinstance(data, Atoms):
+            data = [data]
+        if not (isinstance(data, list | tuple) and all(isinstance(item, Atoms) for item in data)):
             from physicsml_ase.data.sources import open_source
 
-            source = open_source(frames)
-            frames = [source[k] for k in range(len(source))]
-        return self.to_ase().predict(frames)
+            data = open_source(data)
+        return self.to_ase().predict(data)
 
-    def evaluate(self, data: Any, directory: str | Path | None = None) -> "Evaluation":
-        """Errors against the labels in `data`; tables, predictions and plots go to `directory`, if given."""
-        from physicsml_ase.data.sources import open_source
+    def evaluate(
+        self,
+        data: "SourceSpec | Atoms",
+        directory: str | Path | None = None,
+        *,
+        label_keys: Mapping[str, str] | None = None,
+        device: "str | torch.device" = "auto",
+    ) -> "Evaluation":
+        """Errors against the labels in `data`, which `label_keys` ({"energy": "REF_energy"}) finds under
+        other names; tables, predictions and plots go to `directory`, if given."""
         from physicsml_ase.evaluate import evaluate
 
-        evaluation = evaluate(self.potential, open_source(data))
+        source = [data] if isinstance(data, Atoms) else data
+        evaluation = evaluate(self.to_ase(device=device).potential, source, label_keys=label_keys)
         if directory is not None:
             evaluation.write(directory)
         return evaluation
 
     def save(self, path: str | Path) -> None:
         """Write a deployable checkpoint."""
-        save_potential(self.potential, path, about={"config": to_plain(self.config)} | self.about)
+        about = {"config": to_plain(self.config)} | self.about
+        save_potential(self.potential, path, frames=self._frames, about=about)
 
     def to_ase(self, **settings: Any) -> "PhysicsMLCalculator":
         """An ASE calculator with these weights; `settings` are those of `PhysicsMLCalculator`."""
@@ -105,10 +124,8 @@ class PhysicsMLModel:
 
         return PhysicsMLCalculator(self.potential, **settings)
 
-    def _validated(self, config: Mapping[str, Any]) -> "RunConfig":
-        from physicsml_ase.train.settings import RunConfig
-
-        return validate(RunConfig, dict(config))
+    def _remember(self, contents: Mapping[str, Any]) -> None:
+        self.about, self._frames = contents["about"], stored_frames(contents)
 
 
 def load_model(
@@ -116,24 +133,21 @@ def load_model(
 ) -> PhysicsMLModel:
     """A model from a config (YAML, JSON, TOML or a dict; None: the defaults) or from a checkpoint (.ckpt).
 
-    Raises `InputError` that lists everything wrong with the config.
+    `overrides` are changes as on the command line, "trainer.max_epochs=3". Raises `InputError` that lists
+    everything wrong with the config.
     """
     if isinstance(config, str | Path) and Path(config).suffix == ".ckpt":
         contents = read_checkpoint(config)
-        about = contents["about"]
-        potential = load_potential(config)
-        model = PhysicsMLModel(about.get("config", {"model": contents["model"]}), potential)
-        model.about = about
-        return model
-    model = PhysicsMLModel(load(config, overrides))
+        given = contents["about"].get("config") or {"model": contents["model"]}
+        model = PhysicsMLModel(load(given, overrides), load_potential(config))
+        model._remember(contents)
+    else:
+        model = PhysicsMLModel(load(config, overrides))
     _ = model.config  # every error now, not at training
     return model
 
 
-def _named_data(config: "RunConfig") -> tuple[Any, Any, Any]:
-    section = config.datamodule
-    return section.train_data, section.validation_data, section.test_data
+def _validated(config: Mapping[str, Any]) -> "RunConfig":
+    from physicsml_ase.train.settings import RunConfig
 
-
-def _are_atoms(frames: Any) -> bool:
-    return isinstance(frames, list | tuple) and all(isinstance(frame, Atoms) for frame in frames)
+    return validate(RunConfig, config)

@@ -124,7 +124,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             k.removeprefix(PREFIX): v for k, v in contents["state_dict"].items() if k.startswith(PREFIX)
         }
         weights |= ema.get("weights", {})
-        return contents[FORMAT] | {"state_dict": weights, "frames": [], "about": {}}
+        about = {"config": contents["config"]} if contents.get("config") else {}
+        return contents[FORMAT] | {"state_dict": weights, "frames": [], "about": about}
     raise InputError(f"{path}: is not a physicsml_ase checkpoint")
 
 
@@ -156,15 +157,17 @@ def stored_dtype(state_dict: Mapping[str, Tensor]) -> torch.dtype:
     return next((v.dtype for v in state_dict.values() if v.is_floating_point()), torch.float32)
 
 
+def stored_frames(contents: Mapping[str, Any]) -> list[Graph]:
+    """The structures that a checkpoint keeps to be replayed."""
+    return [Graph(**frame["graph"], inputs=frame["inputs"], targets={}) for frame in contents["frames"]]
+
+
 def replay(path: str | Path, potential: Potential) -> float:
     """Largest deviation of forces (or of energies per atom, without forces) on the checkpoint's stored
     frames, relative to their largest value; 0 where none are stored. Rounding is about 1e-5 in float32."""
-    worst = 0.0
-    for frame in read_checkpoint(path)["frames"]:
-        graph = Graph(**frame["graph"], inputs=frame["inputs"], targets={}).to(
-            potential.references.table.device
-        )
-        now = potential(graph)
+    worst, contents = 0.0, read_checkpoint(path)
+    for graph, frame in zip(stored_frames(contents), contents["frames"]):
+        now = potential(graph.to(potential.references.table.device))
         name = "forces" if "forces" in now else next(iter(now))
         then = frame["results"][name].to(now[name])
         scale = then.abs().max().clamp_min(1e-3)

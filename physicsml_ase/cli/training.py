@@ -13,8 +13,6 @@ from physicsml_ase.cli.options import one_or_many
 from physicsml_ase.conventions import InputError
 
 CONFIG_SUFFIXES = (".yaml", ".yml", ".json", ".toml")
-INTERRUPTED = 130
-
 log = logging.getLogger("physicsml_ase")
 
 
@@ -132,6 +130,6 @@ def _keep_memory() -> None:
         return  # not glibc
 
 
-def _exit_if(interrupted: bool) -> None:
-    if interrupted:
-        raise typer.Exit(INTERRUPTED)
+def _exit_if(signum: int) -> None:
+    if signum:
+        raise typer.Exit(128 + signum)  # 130 after Ctrl-C, 143 after SIGTERM
