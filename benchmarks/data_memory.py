@@ -6,6 +6,19 @@
 The molecules are made up when they are asked for, so that the source itself takes no memory. Every figure is
 the peak resident set of a process of its own (ru_maxrss), imports included; the first line of each table is
 the same process without data.
+
+Measured on 2 cores (torch 2.13, HDF5 by h5py 3.16), batches of 32, molecules of 9 to 14 atoms:
+
+    on_disk    structures  MB build  MB epoch  MB file
+                        0       412
+                    1,000       446       443      3.7
+                   10,000       449       466       26
+                  100,000       481       494      262
+                  300,000       520       522      785
+    in_memory     100,000       940       942
+
+16 blocks of 2 MB are kept, which 1,000 structures do not fill. Beyond that a structure costs about 0.2 kB at
+the peak: 56 bytes that last (its sizes, its rows, its place in the order), the rest while statistics are made.
 """
 
 import resource

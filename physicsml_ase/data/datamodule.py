@@ -9,13 +9,13 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
 from physicsml_ase.conventions import InputError, Label
 from physicsml_ase.data.batching import Rule
-from physicsml_ase.data.frames import worker_count
 from physicsml_ase.data.loader import GraphLoader
 from physicsml_ase.data.references import Wanted
 from physicsml_ase.data.resolve import Resolved, resolve
 from physicsml_ase.data.sets import Spec
 from physicsml_ase.data.settings import DataModuleConfig, PredictBatches
 from physicsml_ase.data.store import Store
+from physicsml_ase.data.workers import worker_count
 from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph
 
@@ -55,7 +55,7 @@ class DataModule(pl.LightningDataModule):
         }
         self.given_domain, self.given_labels = domain, labels
         self.seed, self.reference_energies = seed, reference_energies
-        self.loaders: list[GraphLoader] = []
+        self._open: dict[str, list[GraphLoader]] = {}
         self._resolved: Resolved | None = None
 
     @property
@@ -98,9 +98,8 @@ class DataModule(pl.LightningDataModule):
 
     def teardown(self, stage: str | None = None) -> None:
         """Lightning's hook: end the workers."""
-        for loader in self.loaders:
-            loader.close()
-        self.loaders.clear()
+        for set_ in list(self._open):
+            self._close(set_)
 
     def resolve(self) -> Resolved:
         """Open and split the sources, build the graphs, gather the statistics; once."""
@@ -137,10 +136,15 @@ class DataModule(pl.LightningDataModule):
             raise InputError(f"no {set_} data were given")
         batches: PredictBatches = getattr(self.config, set_)
         loaders = {name: self._loader(set_, name, store, batches) for name, store in stores.items()}
-        self.loaders += loaders.values()
+        self._close(set_)  # Lightning may ask again, and the workers of before would wait for ever
+        self._open[set_] = list(loaders.values())
         if len(loaders) == 1 and "" in loaders:
             return loaders[""]
         return CombinedLoader(loaders, getattr(batches, "mode", "sequential"))
+
+    def _close(self, set_: str) -> None:
+        for loader in self._open.pop(set_, []):
+            loader.close()
 
     def _loader(self, set_: str, name: str, store: Store, batches: PredictBatches) -> GraphLoader:
         size = batches.batch_size

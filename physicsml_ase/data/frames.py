@@ -5,14 +5,11 @@ in order, so that memory does not grow with the number of structures.
 """
 
 import logging
-import multiprocessing
-import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.context import BaseContext
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +22,7 @@ from physicsml_ase.conventions import InputError, Label
 from physicsml_ase.data.flat import MAX_SHIFT, Flat, flatten
 from physicsml_ase.data.progress import progress
 from physicsml_ase.data.sources import Source, describe_missing
+from physicsml_ase.data.workers import WORKER_DIED, process_context, starting
 from physicsml_ase.graph import Graph
 
 log = logging.getLogger("physicsml_ase")
@@ -154,23 +152,6 @@ def chunks(
         log.warning("left out %s", message)
 
 
-def process_context() -> BaseContext:
-    """How workers start: from a clean process, never as a copy of this one with its threads and locks."""
-    known = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
-    if "forkserver" in known:
-        # imported once, with Lightning, which most scripts import and every worker would import for itself
-        context.set_forkserver_preload(["physicsml_ase.data.datamodule"])
-    return context
-
-
-def worker_count(num_workers: int | str) -> int:
-    """Processes for `num_workers`; "all" is every core that this process may use."""
-    if num_workers != "all":
-        return int(num_workers)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 _given: tuple[Source, Recipe] | None = None  # in a worker: sent once, not with every chunk
 
 
@@ -194,7 +175,8 @@ def _made_by(
     with ProcessPoolExecutor(workers, process_context(), _receive, (source, recipe)) as pool:
         try:
             for piece in pieces:
-                pending.append(pool.submit(_make_given, piece))
+                with starting():
+                    pending.append(pool.submit(_make_given, piece))
                 if len(pending) > 2 * workers:
                     yield pending.popleft().result()
             while pending:
@@ -203,9 +185,3 @@ def _made_by(
             raise InputError(WORKER_DIED) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-WORKER_DIED = (
-    "a data worker died: out of memory, or the script lacks `if __name__ == '__main__':` around what it runs, "
-    "which num_workers > 0 needs; datamodule.num_workers=0 works without workers"
-)

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from physicsml_ase.conventions import InputError
 from physicsml_ase.data.batching import Plan, Rule, Share, Sizes, over_budget, plan
-from physicsml_ase.data.frames import WORKER_DIED, process_context
 from physicsml_ase.data.store import Store
+from physicsml_ase.data.workers import WORKER_DIED, process_context, starting
 from physicsml_ase.graph import Graph
 
 log = logging.getLogger("physicsml_ase")
@@ -154,7 +154,9 @@ class GraphLoader:
                 generator=torch.Generator(),  # its own, or it would draw from the run's random numbers
             )
         try:
-            for graph in self._workers:
+            with starting():
+                graphs = iter(self._workers)
+            for graph in graphs:
                 if isinstance(graph, InputError):
                     raise graph
                 yield graph

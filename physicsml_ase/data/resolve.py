@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from physicsml_ase.conventions import InputError, Label
-from physicsml_ase.data.frames import NothingLeft, Recipe, chunks, worker_count
+from physicsml_ase.data.frames import NothingLeft, Recipe, chunks
 from physicsml_ase.data.labels import rekey, resolve_labels
 from physicsml_ase.data.outliers import Limits, find_limits, find_outliers, residual_energy
 from physicsml_ase.data.references import Wanted
@@ -17,6 +17,7 @@ from physicsml_ase.data.sources import Source
 from physicsml_ase.data.statistics import resolve_domain
 from physicsml_ase.data.store import LiveStore, MemoryStore, Store, Watch
 from physicsml_ase.data.survey import Survey
+from physicsml_ase.data.workers import worker_count
 from physicsml_ase.domain import Domain
 
 log = logging.getLogger("physicsml_ase")

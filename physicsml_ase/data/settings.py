@@ -74,7 +74,7 @@ class DataModuleConfig:
     """Key of Atoms.info, such as config_type: structures of one group go to the same side of the split."""
     num_workers: Annotated[int, Field(ge=0)] | Literal["all"] = 0
     """Processes that read data ahead, and that build graphs before training; "all": one for every core that
-    this process may use. Scripts that use them need `if __name__ == "__main__":`."""
+    this process may use."""
     num_elements: Annotated[int, Field(ge=0)] = 0
     """Number of chemical elements. 0: taken from the training data; a number that contradicts them is an error."""
     label_keys: dict[str, str] = Field(default_factory=dict)

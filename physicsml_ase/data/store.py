@@ -80,8 +80,9 @@ class MemoryStore:
         kept = [part.arrays for part in parts]
         self.flat = Flat(_joined(kept))
         columns = self.flat.arrays["structure"]
+        # copies: torch frees the memory under a NumPy view when it moves a tensor to a worker
         self.frames, self.num_atoms, self.num_edges = (
-            columns[name].numpy() for name in ("frame", "num_atoms", "num_edges")
+            columns[name].numpy().copy() for name in ("frame", "num_atoms", "num_edges")
         )
         if watch is not None:
             for part in pieces(self.flat):

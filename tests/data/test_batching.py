@@ -1,17 +1,21 @@
 """Batches: a pure function of seed and epoch, dealt to ranks and continued in mid-epoch without a gap."""
 
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from frames_for_tests import LABELS, RECIPE, assert_same, molecules, numbers_in, source_of
 
+from physicsml_ase.conventions import InputError
 from physicsml_ase.data.batching import WINDOW, Plan, Rule, Sizes, over_budget, plan, shuffled
 from physicsml_ase.data.disk import DiskStore, write
 from physicsml_ase.data.frames import chunks
 from physicsml_ase.data.loader import GraphLoader
-from physicsml_ase.data.store import MemoryStore
+from physicsml_ase.data.store import LiveStore, MemoryStore
 
 
 def sizes_of(count: int, block: int = 1, seed: int = 0) -> Sizes:
@@ -189,6 +193,34 @@ def test_workers_leave_the_random_numbers_of_the_run_alone(store: MemoryStore) -
     assert len(list(loader)) == len(list(loader)) == 3
     loader.close()
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_workers_do_not_run_the_user_s_script_again(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    tests = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    script.write_text(
+        f"import sys\nsys.path[:0] = {tests}\nprint('run')\n"
+        "from frames_for_tests import *\n"
+        "from physicsml_ase.data import frames\n"
+        "from physicsml_ase.data.loader import GraphLoader\n"
+        "from physicsml_ase.data.batching import Rule\n"
+        "from physicsml_ase.data.store import MemoryStore\n"
+        "frames.WORTH_WORKERS = 1\n"
+        "store = MemoryStore(frames.chunks(source_of(molecules(9)), RECIPE, workers=2))\n"
+        "print(len(list(GraphLoader(store, Rule(3), 2))))\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.returncode) == ("run\n3\n", 0), done.stderr
+
+
+@pytest.mark.filterwarnings("ignore:Got pickle error")
+def test_what_can_not_be_sent_to_workers_is_said_in_one_line() -> None:
+    frames = molecules(9)
+    frames[0].info["note"] = lambda: None
+    source = source_of(frames)
+    store = LiveStore(source, RECIPE, chunks(source, RECIPE))
+    with pytest.raises(InputError, match="num_workers=0"):
+        list(GraphLoader(store, Rule(3), 1))
 
 
 def test_a_pass_that_was_left_does_not_disturb_the_next(store: MemoryStore) -> None:

@@ -49,6 +49,20 @@ def test_a_store_survives_pickling(store: Store) -> None:
     assert_same(copy.read(np.array([5, 1])), store.read(np.array([5, 1])))
 
 
+def test_sizes_outlive_the_move_of_the_arrays_to_a_worker() -> None:
+    store = MemoryStore(chunks(source_of(molecules(50)), RECIPE))
+    before = store.num_atoms.copy(), store.num_edges.copy(), store.frames.copy()
+    for _, _, array in store.flat.items():
+        array.share_memory_()  # as pickling for another process does; it frees what was there
+    assert not any(
+        np.shares_memory(mine, array.numpy())
+        for mine in (store.num_atoms, store.num_edges, store.frames)
+        for array in store.flat.arrays["structure"].values()
+    )
+    for now, then in zip((store.num_atoms, store.num_edges, store.frames), before):
+        np.testing.assert_array_equal(now, then)
+
+
 def test_labels_of_every_level_and_attributes_come_back() -> None:
     frames = []
     for k, atoms in enumerate(molecules(4)):
