@@ -36,10 +36,9 @@ def main() -> None:
     speak_plainly()
 
     console.rule("1  train")
-    model = load_model(EXAMPLES / "configs" / "alloy.yaml").train(
-        EXAMPLES / "data" / "alloy_train.xyz",
-        trainer={"max_time": options.time, "default_root_dir": str(out / "train")},
-    )
+    changes = [f"trainer.max_time={options.time}", *options.changes]
+    model = load_model(EXAMPLES / "configs" / "alloy.yaml", changes)
+    model.train(EXAMPLES / "data" / "alloy_train.xyz", trainer={"default_root_dir": str(out / "train")})
 
     console.rule("2  evaluate")
     evaluation = model.evaluate(EXAMPLES / "data" / "alloy_test.xyz", directory=out / "evaluation")
@@ -86,6 +85,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("demo-run"), help="folder of the results")
     parser.add_argument("--time", default="75s", help="length of the training")
     parser.add_argument("--time-ps", type=float, default=1.0, help="length of the dynamics [ps]")
+    parser.add_argument("changes", nargs="*", help="of the config: model.channels=64")
     return parser.parse_args()
 
 
