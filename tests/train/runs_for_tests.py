@@ -1,5 +1,6 @@
 """Small runs that are over in a second, ways to stop them, and to compare what they leave."""
 
+import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ase.io import write
 
 from physicsml_ase.config import validate
 from physicsml_ase.recipe import merge
-from physicsml_ase.train.run import RunConfig
+from physicsml_ase.train.settings import RunConfig
 from physicsml_ase.train.trainer import register_callback
 
 SMALL: dict[str, Any] = {
@@ -75,6 +76,20 @@ class KillBefore(pl.Callback):
     ) -> None:
         if trainer.fit_loop.total_batch_idx == self.batch:
             raise Killed
+
+
+@register_callback
+class SignalBefore(pl.Callback):
+    """Sends this process a signal before a batch, counted over all epochs."""
+
+    def __init__(self, batch: int, signum: int, times: int = 1) -> None:
+        self.batch, self.signum, self.times = batch, signum, times
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        for _ in range(self.times if trainer.fit_loop.total_batch_idx == self.batch else 0):
+            signal.raise_signal(self.signum)
 
 
 def differences(a: Any, b: Any, path: str = "") -> Iterator[str]:
