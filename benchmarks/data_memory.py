@@ -12,9 +12,9 @@ Measured on 2 cores (torch 2.13, HDF5 by h5py 3.16), batches of 32, molecules of
     on_disk    structures  MB build  MB epoch  MB file
                         0       412
                     1,000       446       443      3.7
-                   10,000       449       466       26
+                   10,000       449       466        -
                   100,000       481       494      262
-                  300,000       520       522      785
+                  300,000       520       522        -
     in_memory     100,000       940       942
 
 16 blocks of 2 MB are kept, which 1,000 structures do not fill. Beyond that a structure costs about 0.2 kB at
