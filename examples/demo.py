@@ -47,7 +47,7 @@ def main() -> None:
     console.rule("3  relax: an L1_0 CuAu crystal, from a cubic cell and displaced atoms")
     calculator, start = model.to_ase(), displaced_cuau()
     relaxed = relax(calculator, start, cell=True, trajectory=out / "relax.traj", log=out / "relax.log")
-    reference = relax(EMT(), start, cell=True)
+    reference = relax(EMT(), start, cell=True, optimizer="BFGS", fmax=0.001)
     print(relaxed.in_words())
 
     console.rule(f"4  molecular dynamics: {options.time_ps:g} ps at 600 K")
