@@ -125,7 +125,7 @@ def test_runs_are_numbered_and_go_on_from_the_weights(frames: list[Atoms]) -> No
     assert (model.folder / "model.ckpt").is_file()
     torch.testing.assert_close(weights(model), first, rtol=0, atol=1e-6)
     assert model.about["data"]["sources"]["validation"]["structures"] == 2
-    with pytest.raises(InputError, match="cut_off: 4.0"):
+    with pytest.raises(InputError, match=r"cut_off: 4\.0"):
         model.train(frames, datamodule={"cut_off": 4.0})
     chosen = {"trainer": {"default_root_dir": "mine", "max_epochs": 1}}
     assert load_model(TINY).train(frames, **chosen).folder == Path("mine")

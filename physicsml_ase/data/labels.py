@@ -59,7 +59,7 @@ def resolve_labels(config: DataModuleConfig, sources: Sequence[Source]) -> tuple
             log.warning(
                 "the training data have no forces: only energies are learned, which needs many more structures"
             )
-        _tell_of_others(names, sources)
+        _tell_of_others({label.key for label in named}, sources)
     if "energy" not in [label.name for label in named] and {"forces", "stress"} & {x.name for x in named}:
         log.warning("no energies are learned: forces will be right, energies only up to an unknown offset")
     return tuple(named)
@@ -155,10 +155,11 @@ def _refuse_nameless_energy(labels: Sequence[Label]) -> None:
         )
 
 
-def _tell_of_others(names: Sequence[str], sources: Sequence[Source]) -> None:
+def _tell_of_others(used: set[str], sources: Sequence[Source]) -> None:
     """A hint where part of the frames keeps a label under another name."""
     for source, i in _sample(sources):
-        others = {ours: key for ours, key in suggest_label_keys(source[i]).items() if ours in DEFAULT}
+        found = suggest_label_keys(source[i]).items()
+        others = {ours: key for ours, key in found if ours in DEFAULT and key not in used}
         if others:
             pairs = ", ".join(f"{ours}: {key}" for ours, key in others.items())
             log.warning(
