@@ -237,7 +237,7 @@ def test_a_killed_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [[], ["datamodule.num_workers=2", "datamodule.pre_batch=none"]])
+@pytest.mark.parametrize("changes", [[], ["datamodule.num_workers=2", "datamodule.pre_batch=null"]])
 def test_ctrl_c_and_resume_on_the_command_line(tmp_path: Path, changes: list[str]) -> None:
     _, arguments = long_run(tmp_path, *changes)
     for signum in (signal.SIGINT, signal.SIGTERM):
