@@ -201,7 +201,7 @@ class PotentialModule(pl.LightningModule):
     def keep_if_best(self, values: Mapping[str, float]) -> bool:
         """Keep the averaged weights if their validation loss is the lowest so far."""
         score = values["val/total/loss"]
-        if score >= self.best.get("score", float("inf")):
+        if not score < self.best.get("score", float("inf")):  # nor is NaN better
             return False
         errors = {k.removeprefix("val/"): v for k, v in values.items() if not k.endswith("loss")}
         self.best = {

@@ -21,7 +21,9 @@ def batch(*kinds: str) -> Graph:
 
 def small() -> Potential:
     torch.manual_seed(0)
-    labels = tuple(Label(n, PROPERTIES[n].level, PROPERTIES[n].shape, n) for n in ("energy", "forces", "charges"))
+    labels = tuple(
+        Label(n, PROPERTIES[n].level, PROPERTIES[n].shape, n) for n in ("energy", "forces", "charges")
+    )
     domain = Domain(cutoff=4.0, elements=(1, 6, 8, 29, 79), avg_num_neighbors=12.0, energy_scale=1.3)
     return Potential(PaiNNConfig(channels=8, layers=1, num_radial=4), domain, labels).double().train()
 
