@@ -66,7 +66,7 @@ def build_trainer(
     }
     try:
         return pl.Trainer(**own)  # type: ignore[arg-type]
-    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+    except (MisconfigurationException, ImportError, ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"{where}: {' '.join(str(error).split())}") from error
 
 
