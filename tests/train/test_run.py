@@ -1,0 +1,140 @@
+"""A run's folder: what is in it, what it refuses, and that its config trains the same again."""
+
+import csv
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs_for_tests import checkpoint, differences, frames, settings, write_frames
+
+from physicsml_ase import load_model
+from physicsml_ase.checkpoint import load_potential
+from physicsml_ase.config import load, to_plain, validate
+from physicsml_ase.conventions import InputError
+from physicsml_ase.train.folder import free_folder
+from physicsml_ase.train.run import Data, start
+from physicsml_ase.train.settings import RunConfig
+
+
+def test_what_a_run_leaves(tmp_path: Path) -> None:
+    data = Data(write_frames(tmp_path / "frames.xyz"), None, write_frames(tmp_path / "test.xyz", 6, 1))
+    result = start(settings(), data, tmp_path / "run")
+    root = tmp_path / "run"
+    assert sorted(p.name for p in root.iterdir()) == [
+        *("checkpoints", "config.yaml", "metrics.csv", "model.ckpt", "run.json")
+    ]
+    record = json.loads((root / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert {"physicsml_ase", "python", "torch", "lightning", "ase"} <= record["versions"].keys()
+    sources = record["summary"]["sources"]
+    assert all(len(sources[name]["hash"]) >= 16 for name in ("train", "validation", "test"))
+    split = record["summary"]["split"][""]
+    assert sorted(split["train"] + split["validation"]) == list(range(24))
+    assert record["domain"]["elements"] == [1, 6, 7, 8]
+    assert record["test"] == result.test_errors
+    with open(root / "metrics.csv", newline="") as file:
+        columns = next(csv.reader(file))
+    of = {f"{s}/{x}/loss" for s in ("train", "val", "test") for x in ("energy", "forces", "total")}
+    errors = {f"{s}/{x}/{e}" for s in ("val", "test") for x in ("energy", "forces") for e in ("mae", "rmse")}
+    assert set(columns) == of | errors | {"epoch", "step"}
+    model = checkpoint(root / "model.ckpt")
+    assert model["about"]["finished"]
+    assert model["about"]["config"]["datamodule"]["train_data"] is None
+    assert list((root / "checkpoints").iterdir()) == []  # nothing was due, and nothing asked for
+    with pytest.raises(InputError, match=r"already holds a run; its model is .*model\.ckpt"):
+        start(settings(), data, root)
+    assert free_folder(root) == tmp_path / "run-2"
+
+
+@pytest.mark.parametrize("saves", [True, False])
+def test_checkpoints_of_lightning_are_beside(tmp_path: Path, saves: bool) -> None:
+    result = start(settings({"trainer": {"enable_checkpointing": saves}}), Data(frames(12)), tmp_path / "run")
+    assert result.folder.model.exists()
+    assert bool(list((tmp_path / "run/checkpoints").iterdir())) is saves
+
+
+def test_the_resolved_config_trains_the_same_again(tmp_path: Path) -> None:
+    data = Data(write_frames(tmp_path / "frames.xyz"))
+    first = start(settings({"ema": {"decay": 0.9}}), data, tmp_path / "a")
+    plain = load(tmp_path / "a/config.yaml")
+    config = validate(RunConfig, plain)
+    assert to_plain(config) == plain
+    assert config.loss is not None  # resolved
+    named = config.datamodule
+    again = start(config, Data(named.train_data, named.validation_data, named.test_data), tmp_path / "b")
+    assert first.best == again.best
+    a, b = checkpoint(tmp_path / "a/model.ckpt"), checkpoint(tmp_path / "b/model.ckpt")
+    assert list(differences(a["state_dict"], b["state_dict"])) == []
+
+
+def test_another_seed_is_another_run(tmp_path: Path) -> None:
+    config = {"datamodule": {"validation_split": 4}}
+    results = [start(settings(config, {"seed": k}), Data(frames()), tmp_path / str(k)) for k in (0, 1)]
+    assert results[0].best["score"] != results[1].best["score"]
+
+
+def test_training_is_repeatable_and_leaves_the_random_state_alone(tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    results = [start(settings(), Data(frames()), tmp_path / str(k)) for k in (0, 1)]
+    assert results[0].best == results[1].best
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_continue_in_python(tmp_path: Path) -> None:
+    path = write_frames(tmp_path / "frames.xyz")
+    last = {"name": "ModelCheckpoint", "config": {"filename": "{epoch}", "save_top_k": -1}}
+    config: dict[str, Any] = to_plain(settings())
+    config["trainer"]["default_root_dir"] = str(tmp_path / "run")
+    config["trainer"]["callbacks"] = [last]
+    whole = load_model(config).train(path)
+    ckpt = tmp_path / "run/checkpoints/epoch=0.ckpt"
+    continued = load_model(config).train(path, ckpt_path=ckpt)
+    assert continued.folder == tmp_path / "run-2"
+    a, b = whole.potential.state_dict(), continued.potential.state_dict()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    with pytest.raises(InputError, match=r"model.channels: 4, but the run that is to be continued has 8"):
+        load_model(config, ["model.channels=4"]).train(path, ckpt_path=ckpt)
+    with pytest.raises(InputError, match=r"is no training checkpoint.*transfer_learning"):
+        load_model(config).train(path, ckpt_path=tmp_path / "run/model.ckpt")
+    with pytest.raises(InputError, match="no such checkpoint"):
+        load_model(config).train(path, ckpt_path=tmp_path / "nowhere.ckpt")
+
+
+def test_the_deployed_model_is_the_best_average(tmp_path: Path) -> None:
+    result = start(settings({"ema": {"decay": 0.9}}), Data(frames()), tmp_path / "run")
+    loaded = load_potential(result.folder.model)
+    errors = load_model(result.folder.model).evaluate(frames()).metrics
+    assert errors
+    for name, value in result.potential.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[name])
+
+
+def test_early_stopping(tmp_path: Path) -> None:
+    early = {
+        "name": "EarlyStopping",
+        "config": {"monitor": "val/total/loss", "patience": 1, "min_delta": 100.0},
+    }
+    result = start(
+        settings({"trainer": {"callbacks": [early], "max_epochs": 50}}), Data(frames()), tmp_path / "a"
+    )
+    assert 2 <= len((result.folder.metrics).read_text().splitlines()) <= 9
+    assert not result.interrupted
+
+
+def test_a_number_of_steps_ends_with_a_validation(tmp_path: Path) -> None:
+    result = start(settings({"trainer": {"max_steps": 7, "max_epochs": -1}}), Data(frames()), tmp_path / "a")
+    assert result.best["step"] == 7
+    with open(result.folder.metrics, newline="") as file:
+        steps = [row["step"] for row in csv.DictReader(file) if row["val/total/loss"]]
+    assert steps == ["4", "6"]
+
+
+def test_a_time_is_kept(tmp_path: Path) -> None:
+    began = time.monotonic()
+    config = settings({"trainer": {"max_time": "6s", "max_epochs": -1}})
+    result = start(config, Data(frames()), tmp_path / "a", started_at=began - 1.0)
+    assert 3.5 < time.monotonic() - began < 6.5
+    assert result.best["step"] > 0
