@@ -33,6 +33,10 @@ UNITS = {
     "stress": "eV/Å^3, dE/d(strain)/V, positive in tension",
 }
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+KEYS = {
+    *("format_version", "version", "model", "domain", "labels", "heads"),
+    *("state_dict", "frames", "about"),
+}
 PREFIX = "potential."  # of the potential's weights in the LightningModule
 
 
@@ -116,7 +120,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: is not a physicsml_ase checkpoint (it is damaged, or holds more than plain data)"
         ) from None
-    if isinstance(contents, dict) and contents.get("format") == FORMAT:
+    if isinstance(contents, dict) and contents.get("format") == FORMAT and contents.keys() >= KEYS:
         return contents
     if isinstance(contents, dict) and isinstance(contents.get(FORMAT), dict):
         ema = contents.get("ema") or {}

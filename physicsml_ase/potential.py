@@ -39,11 +39,13 @@ class Potential(nn.Module):
         scalars, vectors = self.model.num_node_scalars, self.model.num_node_vectors
         settings = {label.name: self.heads.get(label.name, HeadConfig()) for label in labels}
         own = [label for label in labels if label.name not in DERIVED or settings[label.name].direct]
-        self.label_heads = nn.ModuleDict(
-            {x.name: LabelHead(x, settings[x.name], domain, scalars, vectors) for x in own}
+        # a list, since a label may have a name that no module can have
+        self.label_heads = nn.ModuleList(
+            LabelHead(label, settings[label.name], domain, scalars, vectors) for label in own
         )
-        from_energy = [x.name for x in labels if x.name in DERIVED and x.name not in self.label_heads]
-        self.has_energy = bool(from_energy) or not labels
+        self.headed = tuple(label.name for label in own)
+        """Labels that have a head of their own, in the order of `label_heads`."""
+        self.has_energy = not labels or any(x.name in DERIVED and x.name not in self.headed for x in labels)
         self.energy_head = mlp(scalars, scalars, 1) if self.has_energy else None
         self.references = ReferenceEnergies(domain.atomic_energies)
 
@@ -51,7 +53,7 @@ class Potential(nn.Module):
     def outputs(self) -> tuple[str, ...]:
         """Names of everything that `forward` returns."""
         derived = DERIVED if self.has_energy else ()
-        return tuple(dict.fromkeys([*derived, *self.label_heads]))
+        return tuple(dict.fromkeys([*derived, *self.headed]))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -81,7 +83,7 @@ class Potential(nn.Module):
         """Everything but the energy's derivatives."""
         r_ij = r_ij.to(self.dtype)
         features = self.model(graph, r_ij)
-        out = {name: head(graph, features, r_ij) for name, head in self.label_heads.items()}
+        out = {name: head(graph, features, r_ij) for name, head in zip(self.headed, self.label_heads)}
         if self.energy_head is not None:
             learned = self.energy_head(features.node_scalars)[:, 0].double() * self.domain.energy_scale
             energies = learned + self.references(graph.atomic_numbers)  # (N,) float64
@@ -117,7 +119,9 @@ def forces_and_stress(graph: Graph, r_ij: Tensor, g: Tensor) -> dict[str, Tensor
     """Forces (N, 3) and stress (S, 3, 3) from r_ij and g = dE/dr_ij, both (E, 3)."""
     i = graph.edge_index[0]
     forces = segment_sum(g - g.index_select(0, graph.reverse), i, graph.positions.shape[0])
-    virial = segment_sum(r_ij[:, :, None] * g[:, None, :], graph.batch.index_select(0, i), graph.cell.shape[0])
+    virial = segment_sum(
+        r_ij[:, :, None] * g[:, None, :], graph.batch.index_select(0, i), graph.cell.shape[0]
+    )
     # |det|: a left-handed cell has the same volume; without a full cell there is none, and no stress
     volume = torch.linalg.det(graph.cell).abs()
     full = (volume > 1e-9)[:, None, None]

@@ -59,7 +59,9 @@ class Update(nn.Module):
 
     def forward(self, s: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         u, w = self.mix(v).chunk(2, dim=-1)  # (N, 3, F) each
-        norm = (w.square().sum(1) + 1e-8).sqrt()  # the offset keeps its gradient finite where w = 0
+        # |w|, but smooth where w = 0, which is every symmetric site: the paper's norm has a cusp there, so that
+        # a crystal's force constants would be infinite
+        norm = (w.square().sum(1) + 1.0).sqrt() - 1.0
         own, product, scale = self.gate(cat([s, norm], dim=-1)).chunk(3, dim=-1)  # (N, F) each
         return own + product * (u * w).sum(1), scale[:, None, :] * u
 

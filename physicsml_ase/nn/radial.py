@@ -27,6 +27,8 @@ class BesselBasis(nn.Module):
 
     def forward(self, d_ij: Tensor) -> Tensor:  # (E, 1) -> (E, K)
         x = d_ij / self.cutoff
-        # k sinc(k x) = sin(k pi x) / (pi x), which is finite at x = 0
-        waves = math.sqrt(2) * self.orders * torch.sinc(self.orders * x)
-        return envelope(x, self.p) * waves
+        # at x = 0, an atom's edge to itself, sin(k pi x) / (pi x) is k; torch.sinc has no second derivative there
+        itself = x == 0
+        apart = torch.where(itself, 1.0, x)
+        waves = torch.where(itself, self.orders, torch.sin(math.pi * self.orders * apart) / (math.pi * apart))
+        return envelope(x, self.p) * (math.sqrt(2) * waves)
