@@ -64,6 +64,9 @@ class PotentialModule(pl.LightningModule):
         self.best: dict[str, Any] = {}
         """{"score", "epoch", "step", "errors", "weights"} of the best validation so far."""
         self.asked = Asked()
+        self.seen_labels = False
+        """Whether the last evaluation had any label of the loss."""
+        self._told_unlabelled = False
         self._sums: list[Tensor] = []
         self._epoch: Tensor | None = None  # (2, T): sums and counts of the training epoch so far
         self._rng: Tensor | None = None
@@ -170,7 +173,14 @@ class PotentialModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         values = self._end_evaluation("val")
         if not self.trainer.sanity_checking and self.trainer.state.fn == "fit":
-            self.keep_if_best(values)
+            if self.seen_labels:
+                self.keep_if_best(values)
+            elif not self._told_unlabelled:
+                self._told_unlabelled = True
+                log.warning(
+                    "no validation structure has a label of the loss (%s): the last weights are kept, not the best",
+                    ", ".join(self.loss.labels),
+                )
 
     def on_test_epoch_end(self) -> None:
         self._end_evaluation("test")
@@ -181,6 +191,7 @@ class PotentialModule(pl.LightningModule):
         both = torch.stack([sums, counts])
         if dist.is_initialized():
             dist.all_reduce(both)
+        self.seen_labels = bool(both[1].any())
         values = self._in_names(stage, both)
         values |= {f"{stage}/{name}": value for name, value in self.errors.compute().items()}
         self.log_dict(values, rank_zero_only=False, sync_dist=False)

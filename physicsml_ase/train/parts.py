@@ -87,9 +87,11 @@ def make_loss(config: RunConfig, potential: Potential) -> dict[str, LossTerm]:
     names = {label.name: label.level for label in potential.labels}
     if config.loss is None:
         return default_loss(names)
-    for name in config.loss:
+    for name, term in config.loss.items():
         if name not in names:
             raise InputError(f"loss.{name}: is not a label of the training data; {did_you_mean(name, names)}")
+        if term.per_atom and names[name] != "structure":
+            raise InputError(f"loss.{name}.per_atom: true, but {name} is one per {names[name]} already")
     return dict(config.loss)
 
 
@@ -107,6 +109,12 @@ def _as_before(config: RunConfig, domain: Domain, before: Domain) -> Domain:
         raise InputError(
             f"datamodule.cut_off: {domain.cutoff}: the pre-trained model has {before.cutoff}; use the same"
         )
+    for key, now, then in (
+        ("graph_attrs_cols", domain.attrs, before.attrs),
+        ("self_interaction", domain.self_interaction, before.self_interaction),
+    ):
+        if now != then:
+            raise InputError(f"datamodule.{key}: {now}: the pre-trained model has {then}; use the same")
     energies = before.atomic_energies | domain.atomic_energies
     if config.reference_energies is None:
         energies = domain.atomic_energies | before.atomic_energies
@@ -119,6 +127,8 @@ def _as_before(config: RunConfig, domain: Domain, before: Domain) -> Domain:
         atomic_energies=energies,
         label_shifts=domain.label_shifts | before.label_shifts,
         label_scales=domain.label_scales | before.label_scales,
+        attr_shifts=before.attr_shifts,
+        attr_scales=before.attr_scales,
     )
 
 

@@ -236,3 +236,16 @@ def test_precisions(tmp_path: Path, precision: int | str) -> None:
 def test_a_precision_that_rounds_the_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="use bf16-mixed"):
         start(settings({"trainer": {"precision": "bf16-true"}}), Data(frames(12)), tmp_path / "run")
+
+
+def test_validation_without_the_losses_labels_selects_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Energies only to validate on, forces to learn: the mean of nothing is not the best score."""
+    train, validation = frames(8), frames(3)
+    for atoms in validation:
+        del atoms.calc.results["forces"]
+    config = settings({"loss": {"forces": {"name": "L1Loss"}}, "trainer": {"max_epochs": 2}})
+    result = start(config, Data(train, validation), tmp_path / "run")
+    assert result.best == {}
+    assert "no validation structure has a label of the loss (forces)" in caplog.text
