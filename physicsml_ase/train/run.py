@@ -98,6 +98,8 @@ def resume(root: str | Path, *, data: Data | None = None, started_at: float | No
 
 
 def _run(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Result:
+    if not is_first_process():
+        log.setLevel(logging.WARNING)  # the others would tell the same
     stages = stage_configs(config, folder.root)
     if len(stages) == 1:
         return _fit(stages[0], data, folder, begin)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from physicsml_ase.checkpoint import load_potential
 from physicsml_ase.config import load, to_plain, validate
 from physicsml_ase.conventions import InputError
 from physicsml_ase.train.folder import free_folder
-from physicsml_ase.train.run import Data, start
+from physicsml_ase.train.run import Data, resume, start
 from physicsml_ase.train.settings import RunConfig
 
 
@@ -132,9 +133,18 @@ def test_a_number_of_steps_ends_with_a_validation(tmp_path: Path) -> None:
     assert steps == ["4", "6"]
 
 
-def test_a_time_is_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("schedule", [{}, {"scheduler": {"name": "StepLR", "config": {"step_size": 100}}}])
+def test_a_time_is_kept_over_an_interruption(tmp_path: Path, schedule: dict[str, Any]) -> None:
+    stop = {"name": "SignalBefore", "config": {"batch": 40, "signum": int(signal.SIGTERM)}}
+    trainer = {"max_time": "5s", "max_epochs": -1, "callbacks": [stop]}
+    data = Data(write_frames(tmp_path / "frames.xyz"))
     began = time.monotonic()
-    config = settings({"trainer": {"max_time": "6s", "max_epochs": -1}})
-    result = start(config, Data(frames()), tmp_path / "a", started_at=began - 1.0)
-    assert 3.5 < time.monotonic() - began < 6.5
-    assert result.best["step"] > 0
+    first = start(settings(schedule, {"trainer": trainer}), data, tmp_path / "a", started_at=began - 1.0)
+    assert first.interrupted
+    used = checkpoint(first.folder.last)["budget"]["elapsed"]
+    assert used == pytest.approx(1.0 + time.monotonic() - began, abs=0.5)
+    again = time.monotonic()
+    result = resume(tmp_path / "a", started_at=again)
+    assert 3.5 < used + time.monotonic() - again < 5.5
+    assert not result.interrupted
+    assert result.best["step"] > first.best["step"]
