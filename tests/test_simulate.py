@@ -11,7 +11,7 @@ from ase.build import bulk, fcc111, molecule
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
-from ase.io import Trajectory, read, ulm
+from ase.io import Trajectory, read, ulm, write
 from conftest import structures
 from test_contract import make
 
@@ -172,6 +172,40 @@ def test_what_can_not_be_continued_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="can not be read"):
         md(EMT(), crystal(), steps=4, trajectory=path)
     assert path.read_bytes() == b"rubbish"
+
+
+@pytest.mark.parametrize("suffix", [".traj", ".xyz"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_file_of_somebody_else_is_not_touched(tmp_path: Path, suffix: str, count: int) -> None:
+    path = tmp_path / f"mine{suffix}"
+    write(path, [crystal()] * count)
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))  # as editors do
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="not written by md"):
+        md(EMT(), crystal(), steps=2, trajectory=path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("suffix", [".traj", ".xyz"])
+def test_nothing_is_cut_before_the_run_goes_on(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"md{suffix}"
+    md(EMT(), crystal(), steps=2, every=1, trajectory=path)
+    path.write_bytes(path.read_bytes()[:-700])
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="not of this structure"):
+        md(EMT(), bulk("Al"), steps=4, trajectory=path)
+    assert path.read_bytes() == before
+
+
+def test_frames_that_others_appended_are_not_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "md.traj"
+    md(EMT(), crystal(), steps=2, trajectory=path)
+    with Trajectory(path, "a") as other:
+        for _ in range(2):
+            other.write(crystal())
+    with pytest.raises(InputError, match="not written by md"):
+        md(EMT(), crystal(), steps=4, trajectory=path)
+    assert len(read(path, ":")) == 4
 
 
 @pytest.mark.parametrize("thermostat", ["langevin", "bussi", "nose-hoover"])

@@ -106,7 +106,7 @@ def md(
     path = Path(trajectory) if trajectory is not None else None
     if path is not None:
         check_name(path)
-    atoms, first = _start(atoms, path if restart else None, ensemble, seed)
+    atoms, first, keep = _start(atoms, path if restart else None, ensemble, seed)
     if first and first >= last:
         logger.warning("%s is at step %d already, so there is nothing to do", path, first)
     atoms.calc = calculator
@@ -121,7 +121,7 @@ def md(
     with ExitStack() as stack:
         columns = COLUMNS | (STRESS_COLUMNS if has_stress else {})
         lines = LogFile(Path(log), columns, first if first else None) if log is not None else None
-        frames = open_writer(path, append=first > 0) if path is not None else None
+        frames = open_writer(path, keep) if path is not None else None
         for file in (lines, frames):
             if file is not None:
                 stack.callback(file.close)
@@ -189,24 +189,25 @@ def _guarded(
         yield step
 
 
-def _start(atoms: Atoms, path: Path | None, ensemble: Ensemble, seed: int) -> tuple[Atoms, int]:
-    """The structure to begin with, with momenta, and its step."""
+def _start(atoms: Atoms, path: Path | None, ensemble: Ensemble, seed: int) -> tuple[Atoms, int, int]:
+    """The structure to begin with, with momenta, its step, and what to keep of the trajectory."""
     last = last_frame(path) if path is not None else None
     if last is not None:
-        if not np.array_equal(last.numbers, atoms.numbers):
+        found = last.atoms
+        if not np.array_equal(found.numbers, atoms.numbers):
             raise InputError(
-                f"{path} is of {last.get_chemical_formula()}, not of this structure "
+                f"{path} is of {found.get_chemical_formula()}, not of this structure "
                 f"({atoms.get_chemical_formula()}); {OTHERWISE}"
             )
-        step = int(last.info.pop(STEP))
+        step = int(found.info.pop(STEP))
         logger.info("continuing %s from step %d", path, step)
-        last.calc = None
-        return last, step
+        found.calc = None
+        return found, step, last.keep if step else 0  # step 0 is written again
     fresh = atoms.copy()
     fresh.info.pop(STEP, None)
     if not fresh.has("momenta"):
         start_velocities(fresh, ensemble.temperature_K, np.random.default_rng(seed))
-    return fresh, 0
+    return fresh, 0, 0
 
 
 def _number_of_steps(steps: int | None, time_ps: float | None, timestep_fs: float) -> int:

@@ -6,7 +6,7 @@
 import io
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from ase import Atoms
@@ -32,9 +32,17 @@ class Writer(Protocol):
         """Close the file."""
 
 
+class Last(NamedTuple):
+    """Where a trajectory is continued."""
+
+    atoms: Atoms
+    keep: int  # what is whole up to its end: bytes of a text, frames of a .traj
+
+
 class _TextWriter:
-    def __init__(self, path: Path, append: bool) -> None:
-        self.stream = path.open("a" if append else "w", encoding="utf-8")
+    def __init__(self, path: Path, keep: int) -> None:
+        self.stream = path.open("a" if keep else "w", encoding="utf-8")
+        self.stream.truncate(keep)
 
     def write(self, atoms: Atoms) -> None:
         write_xyz(self.stream, atoms)
@@ -50,12 +58,14 @@ def check_name(path: Path) -> None:
         raise InputError(f"{path}: a trajectory's name ends in .traj, .xyz or .extxyz")
 
 
-def open_writer(path: Path, append: bool) -> Writer:
-    """A file to which frames go, made anew or continued."""
+def open_writer(path: Path, keep: int = 0) -> Writer:
+    """A file to which frames go, made anew, or cut to what is to `keep` (see `Last`) and continued."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return (
-        _TextWriter(path, append) if path.suffix in TEXT else TrajectoryWriter(path, "a" if append else "w")
-    )
+    if path.suffix in TEXT:
+        return _TextWriter(path, keep)
+    if keep:
+        _keep_first(path, keep)
+    return TrajectoryWriter(path, "a" if keep else "w")
 
 
 def frame(atoms: Atoms, step: int) -> Atoms:
@@ -67,26 +77,22 @@ def frame(atoms: Atoms, step: int) -> Atoms:
     return copy
 
 
-def last_frame(path: Path) -> Atoms | None:
-    """The last complete frame of a trajectory, None where there is none yet.
+def last_frame(path: Path) -> Last | None:
+    """The last complete frame of a trajectory, None where there is none yet; the file is only read.
 
-    A frame that was cut when its writer was killed is removed from the file. Raises `InputError` for a file
+    After it there may be a frame that was cut when its writer was killed. Raises `InputError` for a file
     that can not be continued.
     """
     if not path.exists() or path.stat().st_size == 0:
         return None
     try:
-        found = _last_of_text(path) if path.suffix in TEXT else _last_of_traj(path)
-    except InputError:
-        raise
+        last = _last_of_text(path) if path.suffix in TEXT else _last_of_traj(path)
     except Exception as error:  # ASE's readers raise anything for damaged files
         reason = " ".join(str(error).split())[:100]
         raise InputError(f"{path} can not be read, so not continued ({reason}); {OTHERWISE}") from None
-    if found is not None and not (
-        isinstance(found.info.get(STEP), int | np.integer) and found.has("momenta")
-    ):
+    if last is None:
         raise InputError(f"{path} was not written by md, so can not be continued; {OTHERWISE}")
-    return found
+    return last
 
 
 OTHERWISE = "name another trajectory, or overwrite it with restart=False (--no-restart)"
@@ -97,47 +103,46 @@ def _is_whole(atoms: Atoms) -> bool:
     return isinstance(atoms.info.get(STEP), int | np.integer) and atoms.has("momenta")
 
 
-def _last_of_traj(path: Path) -> Atoms | None:
-    last = None
+def _last_of_traj(path: Path) -> Last | None:
+    """The last whole frame of ours, None where the file ends in others."""
     with TrajectoryReader(path) as reader:
-        count = len(reader)
-        for k in range(count - 1, -1, -1):
+        for k in range(len(reader) - 1, -1, -1):
             try:
                 last = reader[k]
             except Exception:  # a damaged frame raises anything; the one before it is good
                 continue
-            # interrupted while it wrote, the writer leaves the last frame without its end
             if _is_whole(last):
-                break
-        else:
-            return last
-    if k < count - 1:
-        _keep_first(path, k + 1)
-    return last
+                return Last(last, k + 1)
+            # interrupted while it writes, the writer leaves its last frame without an end; more are not ours
+            if k < len(reader) - 1:
+                return None
+    return None
 
 
 def _keep_first(path: Path, count: int) -> None:
-    """Write the first frames of a .traj anew, beside it and then renamed."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with TrajectoryReader(path) as reader, TrajectoryWriter(beside, "w") as writer:
-        for k in range(count):
-            writer.write(reader[k])
+    """Drop the frames of a .traj after the first `count`: written anew, beside it and then renamed."""
+    with TrajectoryReader(path) as reader:
+        if len(reader) == count:
+            return
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        with TrajectoryWriter(beside, "w") as writer:
+            for k in range(count):
+                writer.write(reader[k])
     os.replace(beside, path)
 
 
-def _last_of_text(path: Path) -> Atoms | None:
-    """Cuts the file after its last complete frame and reads that."""
+def _last_of_text(path: Path) -> Last | None:
+    """The last whole frame, None where it is not ours."""
     start = end = 0
-    with path.open("r+b") as stream:
+    with path.open("rb") as stream:
         while (line := stream.readline()).endswith(b"\n"):
             rows = [stream.readline() for _ in range(int(line) + 1)]
             if not rows[-1].endswith(b"\n"):
                 break
             start, end = end, stream.tell()
-        stream.truncate(end)
         stream.seek(start)
         text = stream.read(end - start).decode()
     if not text:
         return None
     (atoms,) = read_xyz(io.StringIO(text), slice(None))
-    return atoms
+    return Last(atoms, end) if _is_whole(atoms) else None

@@ -96,7 +96,7 @@ def relax(
         columns = {"step": "d", "energy[eV]": ".6f", "fmax[eV/Å]": ".6f"}
         columns |= {} if moves is None else {"stress[GPa]": ".4f", "volume[Å^3]": ".3f"}
         lines = LogFile(Path(log), columns) if log is not None else None
-        frames = open_writer(path, append=False) if path is not None else None
+        frames = open_writer(path) if path is not None else None
         for file in (lines, frames):
             if file is not None:
                 stack.callback(file.close)
