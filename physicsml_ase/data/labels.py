@@ -11,6 +11,7 @@ import numpy as np
 
 from physicsml_ase.atoms import find_label
 from physicsml_ase.conventions import PROPERTIES, InputError, Label, Level
+from physicsml_ase.data.roles import refuse_unsaid_roles
 from physicsml_ase.data.settings import DataModuleConfig
 from physicsml_ase.data.sources import Source, available_keys, describe_missing, suggest_label_keys
 
@@ -42,7 +43,9 @@ def resolve_labels(config: DataModuleConfig, sources: Sequence[Source]) -> tuple
         for label in named:
             if not _occurs(label, sources):
                 raise InputError(describe_missing(sources[0][0], [label.key], sources[0].name))
-        _refuse_nameless_energy(named)
+        forces = _known("forces", config.label_keys)
+        refuse_unsaid_roles(named, config.label_keys, _occurs(forces, sources, everywhere=False))
+        _tell_how_read_off(named)
     else:
         known = [_known(name, config.label_keys) for name in DEFAULT]
         named = [label for label in known if _occurs(label, sources, everywhere=False)]
@@ -143,16 +146,19 @@ def _refuse_twice(labels: Sequence[Label]) -> None:
         raise InputError(f"datamodule: the label {twice[0]} is named in two slots")
 
 
-def _refuse_nameless_energy(labels: Sequence[Label]) -> None:
-    """Forces are the derivative of "energy"; under another name it would be a label with no part in them."""
-    names = [label.name for label in labels]
-    derived = [name for name in ("forces", "stress") if name in names]
-    like = [x.key for x in labels if x.level == "structure" and x.shape == () and "energ" in x.name.lower()]
-    if derived and like and "energy" not in names:
-        raise InputError(
-            f"datamodule.y_graph_scalars: {derived[0]} belongs to the label energy, not to {like[0]!r}; "
-            f'say that they are the same with label_keys={{"energy": "{like[0]}"}}'
-        )
+def _tell_how_read_off(labels: Sequence[Label]) -> None:
+    """What a label that is no known property is to the model, for it is not derived from any energy."""
+    for label in labels:
+        if label.name in PROPERTIES:
+            continue
+        if label.level == "structure":
+            log.info(
+                "label %s: learned as the mean over atoms; if it grows with the structure, set heads.%s.pool=sum",
+                label.name,
+                label.name,
+            )
+        else:
+            log.info("label %s: learned as a quantity of each %s by itself", label.name, label.level)
 
 
 def _tell_of_others(used: set[str], sources: Sequence[Source]) -> None:

@@ -83,11 +83,76 @@ def test_unfound_labels_list_what_was_found_and_how_to_name_it() -> None:
         _ = module(molecules(12), {"y_graph_vector": "dipole"}).labels
 
 
-def test_forces_with_an_energy_of_another_name_are_explained() -> None:
-    frames = renamed(molecules(12), "dft_energy", "forces")
-    settings = {"y_graph_scalars": ["dft_energy"], "y_node_vector": "forces"}
-    with pytest.raises(InputError, match=r'label_keys=\{"energy": "dft_energy"\}'):
-        _ = module(frames, settings).labels
+@pytest.mark.parametrize(
+    ("energy", "forces", "slots", "said"),
+    [
+        (
+            "REF_energy",
+            "REF_forces",
+            {"y_graph_scalars": ["REF_energy"], "y_node_vector": "REF_forces"},
+            "y_graph_scalars: REF_energy looks like the total energy, y_node_vector: REF_forces looks like the "
+            "forces; say so with label_keys={energy: REF_energy, forces: REF_forces} and "
+            "y_graph_scalars: [energy], y_node_vector: forces, or",
+        ),
+        (
+            "dft_energy",
+            "forces",
+            {"y_graph_scalars": ["dft_energy"], "y_graph_vector": "forces"},
+            "label_keys={energy: dft_energy} and y_graph_scalars: [energy], or",
+        ),
+        ("U0", "forces", {"y_graph_scalars": ["U0"]}, "label_keys={energy: U0}"),
+        ("E", "F", {"y_graph_scalars": ["E"], "y_graph_vector": "F"}, "label_keys={energy: E, forces: F}"),
+        (
+            "Energy",
+            "f",
+            {"y_graph_scalars": ["Energy"]},
+            "or that it is another quantity with label_keys={Energy: E",
+        ),
+    ],
+)
+def test_a_label_that_looks_like_energy_or_forces_must_be_said_to_be(
+    energy: str, forces: str, slots: dict[str, Any], said: str
+) -> None:
+    frames = renamed(molecules(12), energy, forces)
+    with pytest.raises(InputError) as raised:
+        _ = module(frames, slots).labels
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_matrix_that_looks_like_stress_must_be_said_to_be() -> None:
+    frames = molecules(12)
+    for atoms in frames:
+        atoms.info["dft_stress"] = np.eye(3)
+    slots = {"y_graph_scalars": ["energy"], "y_graph_tensor": "dft_stress"}
+    with pytest.raises(InputError, match=r"label_keys=\{stress: dft_stress\} and y_graph_tensor: stress"):
+        _ = module(frames, slots).labels
+
+
+@pytest.mark.parametrize(
+    ("slots", "learned"),
+    [
+        ({"y_graph_scalars": ["ads_energy"], "label_keys": {"ads_energy": "ads_energy"}}, ["ads_energy"]),
+        ({"y_graph_scalars": ["energy", "ads_energy"]}, ["energy", "ads_energy"]),
+        ({"y_graph_scalars": ["ads_energy", "rel_energy"]}, ["ads_energy", "rel_energy"]),
+        ({"y_graph_scalars": ["lumo_energy"]}, ["lumo_energy"]),
+        ({"y_graph_scalars": ["E"], "without_forces": True}, ["E"]),
+    ],
+)
+def test_other_quantities_are_learned_and_said_how(
+    slots: dict[str, Any], learned: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "physicsml_ase")
+    frames = molecules(12)
+    without_forces = slots.get("without_forces", False)
+    for atoms in frames:
+        atoms.info |= {"ads_energy": 1.0, "rel_energy": 2.0, "lumo_energy": 3.0, "E": 4.0}
+        if without_forces:
+            del atoms.calc.results["forces"]
+    given = {key: value for key, value in slots.items() if key != "without_forces"}
+    assert [name for name, _ in names(module(frames, given))] == learned
+    assert f"label {learned[-1]}: learned as the mean over atoms" in caplog.text
+    assert f"heads.{learned[-1]}.pool=sum" in caplog.text
 
 
 def test_a_label_in_the_wrong_slot_is_told_the_right_one() -> None:

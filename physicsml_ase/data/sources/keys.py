@@ -22,7 +22,9 @@ STEMS = {
 """How people name the properties. Virials and gradients have another unit or sign, so they are not here."""
 
 OTHER = re.compile(
-    r"free|kin|formation|per_?atom|atomi[cs]|error|std|var|weight|shift|uncert|delta|pred", re.I
+    r"free|kin|formation|per_?atom|atomi[cs]|error|std|var|weight|shift|uncert|delta|pred"
+    r"|homo|lumo|fermi|excit|band_?gap|zero_?point|constant",
+    re.I,
 )
 """Names that contain a stem but mean something else."""
 
