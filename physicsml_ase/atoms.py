@@ -5,7 +5,7 @@ constraints zero), then `info` and `arrays`, then what an ASE db row carries bes
 there is missing, which is NaN and never zero.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -31,13 +31,15 @@ def to_graph(
     self_interaction: bool = False,
     pbc: Sequence[bool] | None = None,
     cell: ArrayLike | None = None,
+    num_attrs: int | None = None,
     non_finite: NonFinite = "error",
     where: str = "structure",
 ) -> Graph:
     """A structure and its labels as a batch of one.
 
-    `pbc` and `cell` override the structure's own. `where` names the structure in messages. Raises
-    `InputError` where positions, cell or labels can not be used.
+    `pbc` and `cell` override the structure's own. `num_attrs` is how many numbers the `attrs` must be.
+    `where` names the structure in messages. Raises `InputError` where positions, cell, attributes or labels
+    can not be used.
     """
     box = np.array(atoms.cell.array if cell is None else cell, dtype=np.float64)
     periodic = np.array(atoms.pbc if pbc is None else pbc, dtype=bool)
@@ -47,7 +49,7 @@ def to_graph(
         neighbors = neighbor_list(atoms.positions, box, periodic, cutoff, self_interaction)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
-    inputs = {"graph_attrs": torch.from_numpy(graph_attrs(atoms, attrs, where))} if attrs else {}
+    inputs = {"graph_attrs": torch.from_numpy(graph_attrs(atoms, attrs, num_attrs, where))} if attrs else {}
     found = {label.name: find_label(atoms, label, where, non_finite) for label in labels}
     if "stress" in found and np.linalg.matrix_rank(box) < 3:
         found["stress"] = np.full((3, 3), np.nan)  # without a volume there is no stress to compare with
@@ -93,13 +95,10 @@ def find_label(
     Edge labels come as a matrix over pairs of atoms, (n, n) or (n, n, 3). With `non_finite="missing"` a
     value that is NaN or infinite counts as missing; otherwise it raises `InputError`, as a wrong shape does.
     """
-    value = _look_up(atoms, label.key)
+    value = _look_up(label.key, getattr(atoms.calc, "results", {}), *_columns(atoms))
     if value is None:
         return None
-    try:
-        array = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"{where}: {label.key} is not made of numbers: {str(value)[:40]!r}") from None
+    array = _numbers(value, label.key, where)
     n = len(atoms)
     lead = {"structure": (), "atom": (n,), "edge": (n, n)}[label.level]
     wanted = lead + label.shape
@@ -122,27 +121,43 @@ def find_label(
     )
 
 
-def graph_attrs(atoms: Atoms, attrs: Sequence[str], where: str = "structure") -> Array:
-    """The numbers in `Atoms.info` under the keys `attrs`, concatenated, (1, n_graph_attrs)."""
+def graph_attrs(
+    atoms: Atoms, attrs: Sequence[str], num_attrs: int | None = None, where: str = "structure"
+) -> Array:
+    """The numbers in `Atoms.info` under the keys `attrs`, concatenated, (1, num_attrs)."""
     values = []
     for key in attrs:
-        value = _look_up(atoms, key)
+        value = _look_up(key, *_columns(atoms))
         if value is None:
             raise InputError(f"{where}: has no {key!r} in Atoms.info, which the model takes as an input")
-        values.append(np.array(value, dtype=np.float64).reshape(-1))
+        values.append(_numbers(value, key, where).reshape(-1))
     joined = np.concatenate(values)
+    if num_attrs not in (None, len(joined)):
+        raise InputError(
+            f"{where}: the model's inputs ({', '.join(attrs)}) are {num_attrs} numbers in the training data, "
+            f"but {len(joined)} here; give each the same length everywhere"
+        )
     if not np.isfinite(joined).all():
         raise InputError(f"{where}: {', '.join(attrs)} must be finite numbers, not {joined.tolist()}")
     return joined[None]
 
 
-def _look_up(atoms: Atoms, key: str) -> object | None:
-    results = getattr(atoms.calc, "results", {})
-    of_row = (atoms.info.get("key_value_pairs", {}), atoms.info.get("data", {}))
-    for place in (results, atoms.info, atoms.arrays, *of_row):
-        if isinstance(place, dict) and place.get(key) is not None:
-            return place[key]
-    return None
+def _columns(atoms: Atoms) -> tuple[Mapping[str, object], ...]:
+    """Where a structure keeps what is not a calculator's result; a db row has two places of its own."""
+    pairs, data = atoms.info.get("key_value_pairs"), atoms.info.get("data")
+    of_row = (place for place in (pairs, data) if isinstance(place, dict))
+    return atoms.info, atoms.arrays, *of_row
+
+
+def _look_up(key: str, *places: Mapping[str, object]) -> object | None:
+    return next((place[key] for place in places if place.get(key) is not None), None)
+
+
+def _numbers(value: object, key: str, where: str) -> Array:
+    try:
+        return np.array(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{where}: {key} is not made of numbers: {str(value)[:40]!r}") from None
 
 
 def _as_target(

@@ -57,7 +57,7 @@ class PhysicsMLCalculator(Calculator):
         self.skin = skin
         self._known = np.zeros(len(chemical_symbols) + 1, bool)
         self._known[list(self.domain.elements)] = True
-        self._attrs: NDArray[np.float64] | None = None  # of the last calculation
+        self._attrs = np.zeros((1, 0))  # of the last calculation
         self.implemented_properties = [*self.potential.outputs]
         if "energy" in self.potential.outputs:
             self.implemented_properties.append("free_energy")
@@ -92,8 +92,7 @@ class PhysicsMLCalculator(Calculator):
             changes.append("cell")
         if not np.array_equal(atoms.pbc, old.pbc):
             changes.append("pbc")
-        attrs = self.domain.attrs
-        if attrs and (self._attrs is None or not np.array_equal(graph_attrs(atoms, attrs), self._attrs)):
+        if self.domain.attrs and not np.array_equal(self._graph_attrs(atoms), self._attrs):
             changes.append("info")
         return changes
 
@@ -128,6 +127,7 @@ class PhysicsMLCalculator(Calculator):
                 self_interaction=domain.self_interaction,
                 pbc=domain.pbc,
                 cell=domain.cell,
+                num_attrs=len(domain.attr_shifts),
                 where=f"structure {k}",
             )
 
@@ -141,10 +141,13 @@ class PhysicsMLCalculator(Calculator):
         pbc = atoms.pbc if domain.pbc is None else np.array(domain.pbc)
         inputs = {}
         if domain.attrs:
-            self._attrs = graph_attrs(atoms, domain.attrs)
+            self._attrs = self._graph_attrs(atoms)
             inputs["graph_attrs"] = torch.from_numpy(self._attrs)
         neighbors = self._verlet.update(atoms.positions, cell, pbc)
         return build_graph(atoms.numbers, atoms.positions, cell, pbc, neighbors, inputs, {}).to(self.device)
+
+    def _graph_attrs(self, atoms: Atoms) -> NDArray[np.float64]:
+        return graph_attrs(atoms, self.domain.attrs, len(self.domain.attr_shifts))
 
     def _refuse_unknown(self, numbers: NDArray[np.int64], where: str = "") -> None:
         known = self._known.take(numbers, mode="clip")  # a table: np.isin takes a tenth of a millisecond

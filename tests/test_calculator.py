@@ -441,6 +441,10 @@ def test_attributes_are_read_from_info():
     energies.append(atoms.get_potential_energy())
     assert len(set(energies)) == 3
     assert calc.predict([atoms])[0]["energy"] == pytest.approx(energies[-1])
+    atoms.info["field"] = 0.5  # would be broadcast
+    for compute in (atoms.get_potential_energy, lambda: calc.predict([atoms])):
+        with pytest.raises(InputError, match="are 4 numbers in the training data, but 2 here"):
+            compute()
 
 
 def test_cell_and_pbc_of_the_training_data_override():

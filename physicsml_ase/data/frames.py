@@ -42,6 +42,8 @@ class Recipe:
     cutoff: float
     labels: tuple[Label, ...] = ()
     attrs: tuple[str, ...] = ()
+    num_attrs: int | None = None
+    """How many numbers the attributes of a frame must be. None: any."""
     self_interaction: bool = False
     pbc: tuple[bool, bool, bool] | None = None
     cell: tuple[tuple[float, float, float], ...] | None = None
@@ -71,6 +73,7 @@ class Recipe:
             self_interaction=self.self_interaction,
             pbc=self.pbc,
             cell=self.cell,
+            num_attrs=self.num_attrs,
             non_finite=self.non_finite,
             where=where,
         )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from physicsml_ase.atoms import graph_attrs
 from physicsml_ase.conventions import InputError, Label
 from physicsml_ase.data.frames import NothingLeft, Recipe, chunks
 from physicsml_ase.data.labels import rekey, resolve_labels
@@ -97,6 +98,7 @@ def _recipe(config: DataModuleConfig, labels: tuple[Label, ...], domain: Domain 
         cutoff=domain.cutoff,
         labels=labels,
         attrs=domain.attrs,
+        num_attrs=len(domain.attr_shifts),
         self_interaction=domain.self_interaction,
         pbc=domain.pbc,
         cell=domain.cell,
@@ -110,6 +112,10 @@ def _stores(
 ) -> dict[str, Store]:
     """The stores of a set by name. What was split off may turn out to be of no use; what was given may not."""
     max_force = config.max_force if set_ in ("train", "validation") else None
+    if recipe.attrs and recipe.num_attrs is None:  # the first structure says it for all, of all sources
+        first = next(iter(sets.sources[set_].values()))
+        width = graph_attrs(first[0], recipe.attrs, where=first.where(0)).shape[1]
+        recipe = dataclasses.replace(recipe, num_attrs=width)
     recipe = dataclasses.replace(recipe, labelled_only=set_ != "predict", max_force=max_force)
     stores = {}
     for name, source in sets.sources[set_].items():

@@ -89,6 +89,7 @@ def _grouped(
         cutoff=domain.cutoff,
         labels=tuple(labels),
         attrs=domain.attrs,
+        num_attrs=len(domain.attr_shifts),
         self_interaction=domain.self_interaction,
         pbc=domain.pbc,
         cell=domain.cell,
