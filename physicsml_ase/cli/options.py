@@ -1,5 +1,6 @@
 """Arguments that several verbs share, and what becomes of them."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -14,6 +15,23 @@ Structure = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
 Dtype = Annotated[str | None, typer.Option(help="float32 or float64. [default: the checkpoint's]")]
+Threads = Annotated[
+    int,
+    typer.Option(min=0, help="CPU threads. 0: one, or all for structures of many atoms.", show_default=False),
+]
+MANY_ATOMS = 512
+
+
+def use_threads(threads: int, num_atoms: int = 0) -> None:
+    """Let torch use `threads` in this process; 0: one, and as many as it likes from `MANY_ATOMS` on.
+
+    Below that a second thread gains nothing on an idle machine, and costs a factor of ten or more on one
+    where something else wants the core: the threads wait for each other at every operation.
+    """
+    import torch
+
+    if threads or (num_atoms < MANY_ATOMS and "OMP_NUM_THREADS" not in os.environ):
+        torch.set_num_threads(threads or 1)
 
 
 def one_or_many(values: list[str]) -> str | list[str]:

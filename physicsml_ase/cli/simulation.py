@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from physicsml_ase.cli.options import Ckpt, Device, Dtype, Structure
+from physicsml_ase.cli.options import Ckpt, Device, Dtype, Structure, Threads, use_threads
 from physicsml_ase.conventions import InputError
 
 if TYPE_CHECKING:
@@ -38,14 +38,17 @@ def md(
     seed: Annotated[int, typer.Option(help="Seed of velocities and thermostat.")] = 0,
     device: Device = "auto",
     dtype: Dtype = None,
+    threads: Threads = 0,
 ) -> None:
     """Molecular dynamics."""
     from physicsml_ase import simulate
     from physicsml_ase.calculator import PhysicsMLCalculator
 
+    atoms = _one_structure(structure)
+    use_threads(threads, len(atoms))
     result = simulate.md(
         PhysicsMLCalculator(ckpt, device=device, dtype=dtype),
-        _one_structure(structure),
+        atoms,
         time_ps=time_ps,
         timestep_fs=timestep,
         temperature_K=temperature,
@@ -76,6 +79,7 @@ def relax(
     ] = None,
     device: Device = "auto",
     dtype: Dtype = None,
+    threads: Threads = 0,
 ) -> None:
     """Geometry optimisation; exit status 1 where it did not converge."""
     import ase.io
@@ -84,9 +88,11 @@ def relax(
     from physicsml_ase.calculator import PhysicsMLCalculator
 
     _check_format(output)
+    atoms = _one_structure(structure)
+    use_threads(threads, len(atoms))
     result = simulate.relax(
         PhysicsMLCalculator(ckpt, device=device, dtype=dtype),
-        _one_structure(structure),
+        atoms,
         fmax=fmax,
         steps=steps,
         optimizer=optimizer,

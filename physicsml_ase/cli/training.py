@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from physicsml_ase.cli import STARTED_AT
-from physicsml_ase.cli.options import one_or_many
+from physicsml_ase.cli.options import Threads, one_or_many, use_threads
 from physicsml_ase.conventions import InputError
 
 CONFIG_SUFFIXES = (".yaml", ".yml", ".json", ".toml")
@@ -36,6 +36,7 @@ def train(
     time: Annotated[
         str | None, typer.Option(metavar="LENGTH", help="Wall-clock budget: 90s, 10m, 2h. [default: 15m]")
     ] = None,
+    threads: Threads = 0,
 ) -> None:
     """Train a potential; the result is DIR/model.ckpt.
 
@@ -74,16 +75,18 @@ def train(
     ):
         log.info("no length given: training for 15 minutes; --time 2h is another length")
     root = output or free_folder(Path(settings.trainer.default_root_dir or "training"))
-    _prepare()
+    _prepare(threads)
     result = start(settings, data, root, started_at=STARTED_AT)
     _exit_if(result.interrupted)
 
 
-def resume(run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.")]) -> None:
+def resume(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.")], threads: Threads = 0
+) -> None:
     """Continue a run that was stopped or killed."""
     from physicsml_ase.train.run import resume as resume_run
 
-    _prepare()
+    _prepare(threads)
     _exit_if(resume_run(run, started_at=STARTED_AT).interrupted)
 
 
@@ -105,7 +108,8 @@ def _config_and_overrides(arguments: list[str]) -> tuple[str | None, list[str]]:
     return (files[0] if files else None), overrides
 
 
-def _prepare() -> None:
+def _prepare(threads: int) -> None:
+    use_threads(threads)
     _quiet_lightning()
     _keep_memory()
 
