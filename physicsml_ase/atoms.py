@@ -104,7 +104,9 @@ def find_label(
     wanted = lead + label.shape
     if label.shape == (3, 3) and array.shape == (6,):
         array = voigt_to_matrix(array)
-    if array.shape != wanted and array.size == np.prod(wanted, dtype=int):
+    # only where the order of the numbers is not in doubt: forces (3, n) are not (n, 3)
+    axes, wanted_axes = ([k for k in shape if k != 1] for shape in (array.shape, wanted))
+    if array.size == np.prod(wanted, dtype=int) and (len(axes) <= 1 or axes == wanted_axes):
         array = array.reshape(wanted)
     if array.shape != wanted:
         raise InputError(f"{where}: {label.key} has shape {array.shape}, expected {wanted}")

@@ -6,8 +6,8 @@ from ase import Atoms
 from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from physicsml_ase.atoms import graph_attrs
-from physicsml_ase.conventions import InputError
+from physicsml_ase.atoms import find_label, graph_attrs
+from physicsml_ase.conventions import PROPERTIES, InputError, Label
 from physicsml_ase.data.datamodule import DataModule
 from physicsml_ase.data.settings import DataModuleConfig
 
@@ -46,6 +46,38 @@ def test_attributes_are_never_results() -> None:
         graph_attrs(atoms, ["energy"])
     atoms.info["key_value_pairs"] = {"energy": 2.0}  # as an ASE db row
     assert graph_attrs(atoms, ["energy"]).tolist() == [[2.0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("forces", (9, 3)),
+        ("forces", (27,)),
+        ("forces", (1, 9, 3)),
+        ("stress", (9,)),
+        ("charges", (9, 1)),
+        ("energy", (1, 1)),
+    ],
+)
+def test_labels_take_their_shape(name: str, given: tuple[int, ...]) -> None:
+    values = np.arange(float(np.prod(given)))
+    label = Label(name, PROPERTIES[name].level, PROPERTIES[name].shape, "ref")
+    atoms = molecule("CH3CH2OH")
+    atoms.info["ref"] = values.reshape(given)
+    found = find_label(atoms, label)
+    assert found.shape == ((9,) if label.level == "atom" else ()) + label.shape
+    np.testing.assert_array_equal(found.ravel(), values)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"), [("forces", (3, 9)), ("forces", (9, 2)), ("charges", (3, 3)), ("stress", (3, 1, 2))]
+)
+def test_labels_of_another_shape_are_refused(name: str, given: tuple[int, ...]) -> None:
+    label = Label(name, PROPERTIES[name].level, PROPERTIES[name].shape, "ref")
+    atoms = molecule("CH3CH2OH")
+    atoms.info["ref"] = np.zeros(given)
+    with pytest.raises(InputError, match=r"frame 3: ref has shape \(.*\), expected \("):
+        find_label(atoms, label, "frame 3")
 
 
 @pytest.mark.parametrize("odd", ["train", "second source", "validation"])
