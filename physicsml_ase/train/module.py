@@ -1,20 +1,19 @@
 """The LightningModule: a potential, its loss, its averaged weights, and what is kept of the best of them."""
 
 import logging
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
-from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 
 from physicsml_ase.checkpoint import FORMAT, describe_potential
 from physicsml_ase.conventions import InputError
-from physicsml_ase.graph import Graph, collate
+from physicsml_ase.graph import Graph
 from physicsml_ase.potential import Potential
+from physicsml_ase.train.batches import Batch, as_one, count_steps
 from physicsml_ase.train.compiled import CompiledPotential
 from physicsml_ase.train.ema import Ema, EmaConfig
 from physicsml_ase.train.losses import Loss, LossTerm
@@ -23,8 +22,6 @@ from physicsml_ase.train.optim import OptimizerConfig, SchedulerConfig, build_op
 from physicsml_ase.train.schedule import Budget
 
 log = logging.getLogger("physicsml_ase")
-Batch = Graph | Mapping[str, Graph]
-"""Batches of several named sources come side by side and are learned from as one."""
 
 
 class Asked(NamedTuple):
@@ -261,31 +258,3 @@ class PotentialModule(pl.LightningModule):
 
     def _terms_in_words(self, means: Tensor) -> str:
         return ", ".join(f"{name} {m.item():.3g}" for name, m in zip(self.loss.labels, means))
-
-
-def count_steps(trainer: pl.Trainer, num_epochs: int | None) -> int | None:
-    """Optimizer steps of the whole run, None where only time ends it.
-
-    Lightning's `estimated_stepping_batches` opens the loaders before a checkpoint's state can be given to
-    them, and a run would then continue with another order of batches.
-    """
-    bounds = [trainer.max_steps] if trainer.max_steps > 0 else []
-    if num_epochs is not None:
-        datamodule = getattr(trainer, "datamodule", None)
-        if datamodule is None:
-            return int(trainer.estimated_stepping_batches)
-        loader, limit = datamodule.train_dataloader(), trainer.limit_train_batches
-        if isinstance(loader, CombinedLoader):
-            iter(loader)  # it has no length before
-        batches = len(loader)
-        if limit is not None:
-            batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-        bounds.append(math.ceil(batches / trainer.accumulate_grad_batches) * num_epochs)
-    return max(min(bounds), 1) if bounds else None
-
-
-def as_one(batch: Batch) -> Graph:
-    """The batches of several sources as one; those that ran out are None."""
-    if isinstance(batch, Graph):
-        return batch
-    return collate([graph for graph in batch.values() if graph is not None])

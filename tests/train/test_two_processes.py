@@ -19,7 +19,10 @@ from physicsml_ase.conventions import InputError
 from physicsml_ase.recipe import merge
 from physicsml_ase.train.run import Data, start
 
-EARLY = {"name": "EarlyStopping", "config": {"monitor": "val/total/loss", "patience": 1}}
+EARLY = {
+    "name": "EarlyStopping",
+    "config": {"monitor": "val/total/loss", "patience": 12, "min_delta": 100.0},  # stops after 13 epochs
+}
 LAST = {"name": "ModelCheckpoint", "config": {"filename": "end", "enable_version_counter": False}}
 TWO = ("trainer.devices=2", "trainer.strategy=ddp")
 CODE = """
@@ -81,7 +84,9 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path, arguments: l
     status, told = two.end()
     assert status == 0, told
     model = checkpoint(tmp_path / "two/model.ckpt")
-    assert one.best["epoch"] < 29  # both stopped early
+    rows = (tmp_path / "two/metrics.csv").read_text().splitlines()
+    assert rows[-1].startswith("13,65,")  # the test, after 13 epochs of 5 steps and not 30
+    assert len(rows) == len(one.folder.metrics.read_text().splitlines())
     assert model["about"]["best"]["step"] == one.best["step"]
     assert model["about"]["best"]["score"] == pytest.approx(one.best["score"], rel=1e-4)
     assert model["about"]["test_errors"] == pytest.approx(one.test_errors, rel=1e-3)
