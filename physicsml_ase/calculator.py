@@ -59,7 +59,7 @@ class PhysicsMLCalculator(Calculator):
         self._known[list(self.domain.elements)] = True
         self._attrs = np.zeros((1, 0))  # of the last calculation
         self.implemented_properties = [*self.potential.outputs]
-        if "energy" in self.potential.outputs:
+        if "energy" in self.potential.outputs and "free_energy" not in self.potential.outputs:
             self.implemented_properties.append("free_energy")
         self._levels: dict[str, Level] = {name: PROPERTIES[name].level for name in DERIVED}
         self._levels |= {x.name: x.level for x in self.potential.labels} | {"graph_attrs": "structure"}
@@ -182,7 +182,7 @@ class PhysicsMLCalculator(Calculator):
             else:
                 results[name] = value if value.shape else float(value)
         if "energy" in results:
-            results["free_energy"] = results["energy"]
+            results.setdefault("free_energy", results["energy"])  # a model may have one of its own
         return results
 
     def __getstate__(self) -> dict[str, object]:

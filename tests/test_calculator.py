@@ -19,6 +19,7 @@ from conftest import rattled, structures
 
 import physicsml_ase.models  # noqa: F401  registers the architectures
 from physicsml_ase import calculator as module
+from physicsml_ase.atoms import to_graph
 from physicsml_ase.calculator import PhysicsMLCalculator, choose_device
 from physicsml_ase.checkpoint import save_potential
 from physicsml_ase.config import MODELS, validate
@@ -131,6 +132,18 @@ def test_a_model_without_energy():
     assert atoms.get_dipole_moment().shape == (3,)
     with pytest.raises(PropertyNotImplementedError):
         atoms.get_potential_energy()
+
+
+def test_a_free_energy_that_was_learned_is_kept():
+    labels = tuple(Label(name, "structure", (), name) for name in ("energy", "free_energy"))
+    potential = make(labels=labels)
+    calc = PhysicsMLCalculator(potential)
+    assert calc.implemented_properties.count("free_energy") == 1
+    atoms = structures()["molecule"]
+    atoms.calc = calc
+    learned = potential(to_graph(atoms, DOMAIN.cutoff))["free_energy"].item()
+    assert learned != atoms.get_potential_energy()
+    assert atoms.get_potential_energy(force_consistent=True) == pytest.approx(learned, rel=1e-12)
 
 
 def test_edge_labels_are_matrices_over_pairs():
