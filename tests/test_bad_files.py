@@ -83,6 +83,9 @@ ACCEPTED_IN_TRAINING = {
 }
 """What is said of each file that is trained on."""
 
+ONE_COMPOSITION = r"warning: the compositions do not tell the elements' energies apart"
+"""Also said of most of them, which are frames of one molecule."""
+
 LABELS_ONLY = {"nan_forces.xyz", "inf_energy.xyz", "keys_REF.xyz", "keys_NEP.xyz", "single_atom.xyz"}
 """Refused as training data for their labels, which predictions do not need."""
 REFUSED_IN_PREDICTION = {k: v for k, v in REFUSED_IN_TRAINING.items() if k not in LABELS_ONLY} | {
@@ -147,7 +150,7 @@ def test_accepted_in_training(name: str, tmp_path: Path) -> None:
     for words in ACCEPTED_IN_TRAINING[name]:
         assert re.search(words, said), said
     if not any(words.startswith("warning") for words in ACCEPTED_IN_TRAINING[name]):
-        assert "warning" not in said
+        assert "warning" not in re.sub(ONE_COMPOSITION, "", said)
 
 
 @pytest.mark.parametrize("name", REFUSED_IN_PREDICTION)

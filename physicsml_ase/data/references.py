@@ -1,12 +1,14 @@
 """Reference energies: what an atom of each element contributes to the energy before anything is learned.
 
-Least squares over compositions decides where nothing better is known. It is robust (least absolute
-deviations, then least squares over the inliers), so that a frame in another unit does not shift everything;
-where compositions do not tell elements apart, the elements stay as near to their common mean as they can.
+Isolated atoms in the data decide for their elements; for the others, least squares over compositions does. It
+is robust (least absolute deviations, then least squares over the inliers), so that a frame in another unit
+does not shift everything; where compositions do not tell elements apart, the elements stay as near to their
+common mean as they can.
 S structures, Z elements.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -15,6 +17,8 @@ from numpy.typing import NDArray
 
 from physicsml_ase.conventions import InputError
 from physicsml_ase.data.outliers import energy_limits
+
+log = logging.getLogger("physicsml_ase")
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -41,7 +45,7 @@ def reference_energies(
     isolated: Mask,
     wanted: Wanted = None,
 ) -> References:
-    """References as `wanted`; by default from isolated atoms in the data, else by least squares.
+    """References as `wanted`; by default from isolated atoms in the data, of other elements by least squares.
 
     `counts` (S, Z) are atoms of each element, `energy` (S,) [eV] is NaN where missing, `isolated` (S,) are
     single atoms without neighbours.
@@ -55,20 +59,29 @@ def reference_energies(
         if (rows := known & isolated & (counts[:, k] > 0)).any()
     }
     if wanted == "isolated_atoms" and (lacking := set(elements) - set(single)):
-        symbols = ", ".join(chemical_symbols[z] for z in sorted(lacking))
         raise InputError(
-            f"reference_energies=isolated_atoms: the training data have no isolated {symbols} with an energy"
+            "reference_energies=isolated_atoms: the training data have no isolated "
+            f"{_symbols(lacking)} with an energy"
         )
-    if wanted != "least_squares" and single and len(single) == len(elements):
+    fitted = known & ~isolated
+    if wanted == "least_squares":  # but for elements that only isolated atoms have
+        single = {z: e for z, e in single.items() if not counts[fitted, elements.index(z)].any()}
+    others = [k for k, z in enumerate(elements) if z not in single]
+    if not others:
         return References(single, "from isolated atoms in the data")
-    fitted = np.flatnonzero(known & ~isolated)
-    if not len(fitted):
-        return References({z: single.get(z, 0.0) for z in elements}, "zero, for want of energies")
-    fitted = fitted[:: -(-len(fitted) // ENOUGH)]
-    energies = dict(zip(elements, _robust_fit(counts[fitted], energy[fitted]).tolist()))
-    # an element that only isolated atoms have
-    energies |= {z: e for z, e in single.items() if not counts[fitted, elements.index(z)].any()}
-    return References(energies, f"by least squares over {len(fitted)} structures")
+    of_single = counts @ np.array([single.get(z, 0.0) for z in elements])
+    rows = np.flatnonzero(fitted & (counts[:, others].sum(1) > 0))
+    rows = rows[:: max(1, -(-len(rows) // ENOUGH))]
+    how = _by_fit(counts[rows][:, others])
+    solution = (
+        _robust_fit(counts[rows][:, others], (energy - of_single)[rows])
+        if len(rows)
+        else np.zeros(len(others))
+    )
+    energies = single | dict(zip([elements[k] for k in others], solution.tolist()))
+    if single:
+        how = f"of {_symbols(single)} from isolated atoms in the data, of the others {how}"
+    return References({z: energies[z] for z in elements}, how)
 
 
 def in_words(energies: Mapping[int, float]) -> str:
@@ -89,6 +102,26 @@ def _given(elements: tuple[int, ...], given: Mapping[str, float]) -> dict[int, f
             f"reference_energies: no energy is given for {', '.join(lacking)}, which the data contain"
         )
     return {z: by_number[z] for z in elements}
+
+
+def _symbols(elements: Iterable[int]) -> str:
+    return ", ".join(chemical_symbols[z] for z in sorted(elements))
+
+
+def _by_fit(counts: Floats) -> str:
+    """How energies are fitted to compositions (S, Z), with a warning where these do not determine them."""
+    if not len(counts):
+        return "zero, for want of energies"
+    how = f"by least squares over {len(counts)} structures"
+    fractions = counts / counts.sum(1, keepdims=True)
+    sizes = np.linalg.svd(fractions, compute_uv=False)
+    if (sizes > DEGENERATE * sizes[0]).sum() == counts.shape[1]:
+        return how
+    log.warning(
+        "the compositions do not tell the elements' energies apart: energies are comparable only within these "
+        "compositions; give reference_energies"
+    )
+    return f"{how}, whose compositions do not tell the elements' energies apart"
 
 
 def _robust_fit(counts: Floats, energy: Floats) -> Floats:

@@ -67,9 +67,11 @@ def test_a_few_frames_in_another_unit_change_nothing(unit: float, caplog: pytest
     assert ruined.energy_scale == pytest.approx(clean.energy_scale, rel=0.1)
 
 
-def test_one_composition_is_shared_out_evenly_and_exactly() -> None:
+def test_one_composition_is_shared_out_evenly_and_exactly(caplog: pytest.LogCaptureFixture) -> None:
     water = [a for a in relabelled() if len(a) == 3]
-    domain = resolved(water).domain
+    domain, how, _ = resolved(water)
+    assert "comparable only within these compositions; give reference_energies" in caplog.text
+    assert how.endswith("whose compositions do not tell the elements' energies apart")
     assert list(domain.atomic_energies.values()) == pytest.approx([(2 * ALONE[1] + ALONE[8]) / 3] * 2)
 
 
@@ -88,11 +90,33 @@ def test_isolated_atoms_of_every_element_are_the_reference() -> None:
     assert resolved(frames, "least_squares").domain.atomic_energies == pytest.approx(ALONE, abs=3)
 
 
-def test_isolated_atoms_of_some_elements_neither_decide_nor_disturb() -> None:
-    frames = [*relabelled(), lone("H", 500.0)]
-    assert resolved(frames).domain.atomic_energies == pytest.approx(ALONE, abs=1e-6)
-    with pytest.raises(InputError, match="no isolated C, O"):
+def test_isolated_atoms_of_some_elements_are_theirs_and_the_others_are_fitted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    frames = [*relabelled(noise=0.01), lone("H", -13.0), lone("O", -2040.0)]
+    domain, how, _ = resolved(frames)
+    assert how == "of H, O from isolated atoms in the data, of the others by least squares over 30 structures"
+    assert domain.atomic_energies == pytest.approx({1: -13.0, 6: -1032.0, 8: -2040.0}, abs=0.2)
+    assert (domain.atomic_energies[1], domain.atomic_energies[8]) == (-13.0, -2040.0)
+    assert list(domain.atomic_energies) == [1, 6, 8]
+    with pytest.raises(InputError, match="no isolated C with an energy"):
         resolved(frames, "isolated_atoms")
+    assert resolved(frames, "least_squares").domain.atomic_energies == pytest.approx(ALONE, abs=0.5)
+    assert "comparable" not in caplog.text
+
+
+def test_an_isolated_atom_tells_the_elements_of_one_composition_apart() -> None:
+    water = [a for a in relabelled() if len(a) == 3]
+    domain, how, _ = resolved([*water, lone("H", ALONE[1])])
+    assert domain.atomic_energies == pytest.approx({1: ALONE[1], 8: ALONE[8]})
+    assert "apart" not in how
+
+
+def test_an_element_without_any_energy_has_none_to_fit() -> None:
+    frames = [lone("H", -13.6), with_labels(Atoms("OO", [[0, 0, 0], [0, 0, 1.2]]), forces=np.zeros((2, 3)))]
+    domain, how, _ = resolved(frames)
+    assert domain.atomic_energies == {1: -13.6, 8: 0.0}
+    assert how == "of H from isolated atoms in the data, of the others zero, for want of energies"
 
 
 def test_isolated_atoms_do_not_enter_scales() -> None:
