@@ -154,6 +154,26 @@ def test_the_users_own_keys(potential: Potential, tmp_path: Path, caplog) -> Non
         evaluate(potential, [atoms], label_keys={"enrgy": "dft_energy"})
 
 
+def test_a_file_with_our_names_for_a_model_trained_with_others(potential: Potential) -> None:
+    labels = tuple(label._replace(key=f"REF_{label.name}") for label in potential.labels)
+    theirs = Potential(potential.config, potential.domain, labels).double().eval()
+    theirs.load_state_dict(potential.state_dict())
+    (atoms,) = labelled(theirs, [metal()], energy=0.4, forces=0.1)
+    atoms.info["REF_stress"] = atoms.calc.results.pop("stress", np.zeros(6))
+    evaluation = evaluate(theirs, [atoms])
+    assert evaluation.metrics["energy_rmse"] == pytest.approx(0.4)
+    assert evaluation.metrics["forces_rmse"] == pytest.approx(0.1)
+    assert evaluation.notes[:2] == [
+        "no REF_energy in these data: compared with energy",
+        "no REF_forces in these data: compared with forces",
+    ]
+    atoms.info["REF_energy"] = atoms.calc.results["energy"] - 1.0
+    assert evaluate(theirs, [atoms]).metrics["energy_rmse"] == pytest.approx(1.4)
+    asked = evaluate(theirs, [atoms], label_keys={"energy": "energy"})
+    assert asked.metrics["energy_rmse"] == pytest.approx(0.4)
+    assert "REF_energy" not in " ".join(asked.notes)
+
+
 def test_groups_of_a_database(potential: Potential, tmp_path: Path) -> None:
     with connect(tmp_path / "x.db") as db:
         for k, atoms in enumerate(labelled(potential, [metal(k) for k in range(3)], energy=0.2)):

@@ -9,7 +9,9 @@ from ase.data import chemical_symbols
 
 from physicsml_ase.atoms import find_label
 from physicsml_ase.conventions import InputError, Label
-from physicsml_ase.data.sources import SourceSpec, describe_missing, open_source
+from physicsml_ase.data.labels import rekey
+from physicsml_ase.data.settings import DataModuleConfig
+from physicsml_ase.data.sources import Source, SourceSpec, describe_missing, open_source
 from physicsml_ase.evaluate.errors import Array, Owners, Quantity
 from physicsml_ase.evaluate.frames import levels_of
 from physicsml_ase.evaluate.predict import Batch, predict_batches
@@ -34,12 +36,13 @@ def evaluate(
 ) -> Evaluation:
     """Errors of a potential against the labels of a source, which is read once, as a stream.
 
-    Labels are looked for under the keys that the potential was trained with; `label_keys` ({our name: key
-    in this data}) overrides. `group_key` of `Atoms.info` names groups of structures that are also counted
-    by themselves. Structures without a label are left out of that label's errors, and counted.
+    Labels are looked for under the keys in `label_keys` ({our name: key in this data}), then under those that
+    the potential was trained with, then under our names. `group_key` of `Atoms.info` names groups of
+    structures that are also counted by themselves. Structures without a label are left out of that label's
+    errors, and counted.
     """
     source = open_source(source)
-    labels = _with_keys(potential.labels, label_keys or {})
+    labels = _with_keys(potential.labels, label_keys or {}, source)
     told = bool(potential.references.table.any())
     quantities = _quantities(labels)
     references = potential.references.table.cpu().numpy()
@@ -62,7 +65,8 @@ def evaluate(
         targets = {k: v.numpy() for k, v in batch.graph.targets.items() if levels[k] != "edge"}
         spool.append(len(groups), kept, targets)
         done += len(groups)
-    notes = _notes(labels, quantities, energy_errors, not_finite)
+    notes = _renamed(potential.labels, labels, label_keys or {})
+    notes += _notes(labels, quantities, energy_errors, not_finite)
     if not any(quantity.structures for quantity in quantities.values()):
         names = [label.key for label in labels]
         lacking = describe_missing(source[0], names, source.where(0), "label_keys")
@@ -82,12 +86,22 @@ def evaluate(
     )
 
 
-def _with_keys(labels: Sequence[Label], keys: Mapping[str, str]) -> tuple[Label, ...]:
+def _with_keys(labels: Sequence[Label], keys: Mapping[str, str], source: Source) -> tuple[Label, ...]:
     unknown = [name for name in keys if name not in {label.name for label in labels}]
     if unknown:
         known = ", ".join(label.name for label in labels)
         raise InputError(f"label_keys: {unknown[0]} is not a label of this model ({known})")
-    return tuple(label._replace(key=keys.get(label.name, label.key)) for label in labels)
+    return rekey(labels, DataModuleConfig(label_keys=dict(keys)), source)
+
+
+def _renamed(trained: Sequence[Label], labels: Sequence[Label], asked: Mapping[str, str]) -> list[str]:
+    """Labels that these data have under another key than was asked for or trained with."""
+    wanted = [asked.get(label.name, label.key) for label in trained]
+    return [
+        f"no {key} in these data: compared with {label.key}"
+        for key, label in zip(wanted, labels)
+        if key != label.key
+    ]
 
 
 def _quantities(labels: Sequence[Label]) -> dict[str, Quantity]:
