@@ -14,11 +14,14 @@ import platform
 import re
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -38,6 +41,7 @@ class RunFolder:
         self.config, self.record = self.root / "config.yaml", self.root / "run.json"
         self.metrics, self.model = self.root / "metrics.csv", self.root / "model.ckpt"
         self.last = self.root / "checkpoints" / "last.ckpt"
+        self._lock = self.root / ".lock"
 
     @property
     def is_used(self) -> bool:
@@ -61,6 +65,35 @@ class RunFolder:
         beside = self.model.with_name(f".{self.model.name}.part")
         shutil.copyfile(model, beside)
         os.replace(beside, self.model)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The folder as this run's own until the end. Raises `InputError` if another process trains in it."""
+        if not is_first_process():
+            yield
+            return
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with FileLock(self._lock, timeout=0):
+                yield
+                self._lock.unlink(missing_ok=True)
+        except Timeout:
+            raise InputError(
+                f"{self.root}: another process is training in it; choose another folder"
+            ) from None
+        except PermissionError as error:
+            raise InputError(f"{self.root}: can not be written to: {error.strerror}") from None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a process is training in it."""
+        if not self._lock.exists():
+            return False
+        try:
+            with FileLock(self._lock, timeout=0):
+                return False
+        except Timeout:
+            return True
 
     def create(self) -> None:
         """Make the folder for a new run. Raises `InputError` if it holds one, or can not be written to."""
@@ -124,7 +157,7 @@ def is_first_process() -> bool:
 def free_folder(root: Path) -> Path:
     """`root`, or the first of `root`-2, `root`-3, ... that holds no run yet."""
     number, folder, before = 1, root, root
-    while RunFolder(folder).is_used:
+    while RunFolder(folder).is_used or RunFolder(folder).is_held:
         number += 1
         folder, before = root.with_name(f"{root.name}-{number}"), folder
     # the other processes of a run are started when the first has made its folder

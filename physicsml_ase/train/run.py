@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from physicsml_ase.checkpoint import save_potential
+from physicsml_ase.checkpoint import load_potential, save_potential
 from physicsml_ase.config import to_plain, validate
 from physicsml_ase.conventions import InputError
 from physicsml_ase.data.datamodule import DataModule
@@ -32,6 +32,8 @@ from physicsml_ase.train.trainer import TrainerConfig, build_trainer
 log = logging.getLogger("physicsml_ase")
 NUM_STORED_FRAMES = 4
 SAVE_EVERY_SECONDS = 60.0
+FAILED = -1
+"""In place of a signal's number: the training ended by an error."""
 
 
 class Result(NamedTuple):
@@ -72,11 +74,13 @@ def start(
         transfer = dataclasses.replace(config.transfer_learning, ckpt=ckpt)
         config = dataclasses.replace(config, transfer_learning=transfer)
     stage_configs(config, folder.root)  # what is wrong in a later stage is wrong now
-    if is_first_process():
-        folder.create()
-        folder.write_config(to_plain(with_data(config, data)))
-        folder.write_record(data=as_text(data), status="started")
-    return _run(config, data, folder, Start(potential, Path(ckpt_path) if ckpt_path else None, started_at))
+    begin = Start(potential, Path(ckpt_path) if ckpt_path else None, started_at)
+    with folder.held():
+        if is_first_process():
+            folder.create()
+            folder.write_config(to_plain(with_data(config, data)))
+            folder.write_record(data=as_text(data), status="started")
+        return _run(config, data, folder, begin)
 
 
 def resume(root: str | Path, *, data: Data | None = None, started_at: float | None = None) -> Result:
@@ -94,7 +98,8 @@ def resume(root: str | Path, *, data: Data | None = None, started_at: float | No
                 "model.train(train_data=..., ckpt_path=...) in Python"
             )
         data = Data(**spec)
-    return _run(config, data, folder, Start(None, _last(folder), started_at))
+    with folder.held():
+        return _run(config, data, folder, Start(None, _last(folder), started_at))
 
 
 def _run(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Result:
@@ -107,6 +112,8 @@ def _run(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
     for number, stage in enumerate(stages, 1):
         part = stage_folder(folder.root, number)
         if part.is_finished:
+            if is_first_process():
+                folder.publish(part.model)  # it may have been killed before it did
             continue
         log.info("stage %d of %d", number, len(stages))
         if is_first_process() and not part.is_used:
@@ -121,7 +128,7 @@ def _run(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
             folder.write_record(status="interrupted" if results[-1].interrupted else "running")
         if results[-1].interrupted:
             break
-    last = results[-1]
+    last = results[-1] if results else Result(load_potential(folder.model), folder, {}, {}, 0)
     if is_first_process() and not last.interrupted:
         folder.write_record(best=last.best, test=last.test_errors, status="finished")
         log.info("model of the last stage: %s", folder.model)
@@ -177,6 +184,12 @@ def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
         if not str(error).startswith("Early stopping conditioned on"):
             raise
         raise InputError(f"trainer.callbacks: {' '.join(str(error).split())}") from None
+    except InputError as error:
+        # the loss is not finite, or a frame can not be used: what was good until then is not lost
+        if not module.best:
+            raise
+        _finish(about | {"data": summary}, trainer, module, datamodule, folder, FAILED)
+        raise InputError(f"{error}; the best model until then is {folder.model}") from None
     return _finish(about | {"data": summary}, trainer, module, datamodule, folder, interrupted)
 
 
@@ -211,9 +224,13 @@ def _finish(
     if trainer.is_global_zero:
         if test_errors:
             write_model()
-        folder.write_record(best=best, test=test_errors, status="interrupted" if interrupted else "finished")
-        _tell_the_end(folder, best, test_errors, bool(interrupted))
+        folder.write_record(best=best, test=test_errors, status=_status(interrupted))
+        _tell_the_end(folder, best, test_errors, interrupted > 0)
     return Result(potential.to("cpu").eval().requires_grad_(False), folder, best, test_errors, interrupted)
+
+
+def _status(interrupted: int) -> str:
+    return "failed" if interrupted == FAILED else "interrupted" if interrupted else "finished"
 
 
 def _tell_the_end(

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from runs_for_tests import checkpoint, differences, frames, settings, write_frames
@@ -15,9 +16,10 @@ from physicsml_ase import load_model
 from physicsml_ase.checkpoint import load_potential
 from physicsml_ase.config import load, to_plain, validate
 from physicsml_ase.conventions import InputError
-from physicsml_ase.train.folder import free_folder
+from physicsml_ase.train.folder import RunFolder, free_folder
 from physicsml_ase.train.run import Data, resume, start
 from physicsml_ase.train.settings import RunConfig
+from physicsml_ase.train.trainer import register_callback
 
 
 def test_what_a_run_leaves(tmp_path: Path) -> None:
@@ -148,3 +150,35 @@ def test_a_time_is_kept_over_an_interruption(tmp_path: Path, schedule: dict[str,
     assert 3.5 < used + time.monotonic() - again < 5.5
     assert not result.interrupted
     assert result.best["step"] > first.best["step"]
+
+
+@register_callback
+class SpoilBefore(pl.Callback):
+    """Makes the weights infinite before an epoch, as a diverging run does."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == self.epoch:
+            with torch.no_grad():
+                next(pl_module.parameters()).fill_(torch.inf)
+
+
+def test_a_run_that_diverges_leaves_its_best_model(tmp_path: Path) -> None:
+    spoil = {"trainer": {"callbacks": [{"name": "SpoilBefore", "config": {"epoch": 2}}]}}
+    with pytest.raises(InputError, match=r"the loss became .*the best model until then is .*model\.ckpt"):
+        start(settings(spoil), Data(frames()), tmp_path / "run")
+    potential = load_potential(tmp_path / "run" / "model.ckpt")
+    assert all(torch.isfinite(p).all() for p in potential.parameters())
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with folder.held():
+        with pytest.raises(InputError, match="another process is training in it"):
+            start(settings(), Data(frames()), tmp_path / "run")
+        assert free_folder(tmp_path / "run") == tmp_path / "run-2"
+    assert free_folder(tmp_path / "run") == tmp_path / "run"
+    start(settings(), Data(frames()), tmp_path / "run")
