@@ -21,6 +21,10 @@ from physicsml_ase.neighbors import Neighbors, neighbor_list
 Array = NDArray[np.float64]
 NonFinite = Literal["error", "missing"]
 
+EDGES_PER_BATCH = {"cpu": 10_000, "cuda": 300_000}
+"""Edges of the structures predicted at once where no batch size is given, by kind of device: what a CPU's
+cache holds, what fills a GPU."""
+
 
 def to_graph(
     atoms: Atoms,

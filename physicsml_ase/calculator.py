@@ -15,7 +15,7 @@ from ase.data import chemical_symbols
 from ase.outputs import Properties, all_outputs
 from numpy.typing import NDArray
 
-from physicsml_ase.atoms import build_graph, graph_attrs, to_graph
+from physicsml_ase.atoms import EDGES_PER_BATCH, build_graph, graph_attrs, to_graph
 from physicsml_ase.checkpoint import DTYPES, load_potential
 from physicsml_ase.conventions import PROPERTIES, InputError, Level, matrix_to_voigt
 from physicsml_ase.graph import Graph, collate, split
@@ -24,9 +24,6 @@ from physicsml_ase.nn.heads import DERIVED
 from physicsml_ase.potential import Potential
 
 Results = dict[str, float | NDArray[np.float64]]
-
-EDGES_PER_BATCH = {"cpu": 10_000, "cuda": 300_000}
-"""What `predict` computes at once where no batch size is given: what a CPU's cache holds, what fills a GPU."""
 
 
 class PhysicsMLCalculator(Calculator):

@@ -18,8 +18,7 @@ from ase.constraints import FixAtoms
 from conftest import rattled, structures
 
 import physicsml_ase.models  # noqa: F401  registers the architectures
-from physicsml_ase import calculator as module
-from physicsml_ase.atoms import to_graph
+from physicsml_ase.atoms import EDGES_PER_BATCH, to_graph
 from physicsml_ase.calculator import PhysicsMLCalculator, choose_device
 from physicsml_ase.checkpoint import save_potential
 from physicsml_ase.config import MODELS, validate
@@ -247,7 +246,7 @@ def test_true_forces_under_constraints(calc):
 
 @pytest.mark.parametrize("batch_size", [None, 1, 3, 100])
 def test_predict_equals_singles(calc, batch_size, monkeypatch):
-    monkeypatch.setitem(module.EDGES_PER_BATCH, "cpu", 300)
+    monkeypatch.setitem(EDGES_PER_BATCH, "cpu", 300)
     frames = list(structures().values())
     predicted = calc.predict(frames, batch_size)
     assert len(predicted) == len(frames)

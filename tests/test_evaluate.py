@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import ase.io
@@ -221,6 +222,22 @@ def test_what_is_written(potential: Potential, tmp_path: Path) -> None:
     assert written[1].info["ref_stress"].shape == (3, 3)
     assert "ref_forces" not in written[1].arrays
     np.testing.assert_allclose(written[0].arrays["ref_forces"], written[0].get_forces() - 0.1, atol=1e-7)
+
+
+def test_the_cell_of_the_config_is_written(potential: Potential, tmp_path: Path) -> None:
+    crystal = metal()
+    box = tuple(map(tuple, crystal.cell.tolist()))
+    domain = replace(potential.domain, pbc=(True, True, True), cell=box)
+    inside = Potential(potential.config, domain, potential.labels).double().eval()
+    inside.load_state_dict(potential.state_dict())
+    (expected,) = predict(potential, [crystal])
+    cluster = Atoms(crystal.numbers, crystal.positions)
+    evaluate(inside, [cluster]).write(tmp_path)
+    for atoms in (*predict(inside, [cluster]), ase.io.read(tmp_path / "predictions.xyz")):
+        assert atoms.pbc.all()
+        np.testing.assert_allclose(atoms.cell, crystal.cell, atol=1e-7)
+        np.testing.assert_allclose(atoms.get_stress(), expected.get_stress(), atol=1e-7)
+    assert not cluster.pbc.any()
 
 
 def test_without_labels_predictions_are_still_written(potential: Potential, tmp_path: Path) -> None:

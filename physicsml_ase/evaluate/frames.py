@@ -13,6 +13,7 @@ from ase.io.extxyz import write_xyz
 from numpy.typing import NDArray
 
 from physicsml_ase.conventions import PROPERTIES, Label, Level, matrix_to_voigt
+from physicsml_ase.domain import Domain
 
 Array = NDArray[np.float64]
 
@@ -38,15 +39,24 @@ def per_structure(
 
 
 def predicted_atoms(
-    atoms: Atoms, results: Mapping[str, Array], reference: Mapping[str, Array], labels: Sequence[Label]
+    atoms: Atoms,
+    results: Mapping[str, Array],
+    reference: Mapping[str, Array],
+    labels: Sequence[Label],
+    domain: Domain,
 ) -> Atoms:
     """A copy with the predictions as calculator results and the reference labels as `ref_energy`, ....
 
-    What ASE has no place for goes to `info` and `arrays` under the label's name. Values that are not there,
-    such as the stress of a molecule, are left out.
+    Cell and periodicity are those that the model saw: the domain's, where it overrides. What ASE has no place
+    for goes to `info` and `arrays` under the label's name. Values that are not there, such as the stress of
+    a molecule, are left out.
     """
     levels = levels_of(labels)
     copy = atoms.copy()
+    if domain.cell is not None:
+        copy.cell = domain.cell
+    if domain.pbc is not None:
+        copy.pbc = domain.pbc
     old = {label.key for label in labels} | set(all_properties) | set(results)
     copy.info = {k: v for k, v in copy.info.items() if k not in old and not isinstance(v, dict | None)}
     for key in old & set(copy.arrays):
@@ -54,7 +64,7 @@ def predicted_atoms(
     known = {}
     for name, value in results.items():
         unasked = name == "energies" and name not in {label.name for label in labels}
-        if unasked or not np.isfinite(value).all() or (name == "stress" and not atoms.pbc.any()):
+        if unasked or not np.isfinite(value).all() or (name == "stress" and not copy.pbc.any()):
             continue
         if name in all_properties:
             known[name] = _as_ase(name, value)

@@ -8,6 +8,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
+from physicsml_ase.atoms import EDGES_PER_BATCH
 from physicsml_ase.conventions import InputError, Label
 from physicsml_ase.data.frames import Recipe
 from physicsml_ase.data.progress import progress
@@ -18,8 +19,6 @@ from physicsml_ase.potential import Potential
 
 Results = dict[str, NDArray[np.float64]]
 
-EDGES_PER_BATCH = {"cpu": 10_000, "cuda": 300_000}
-"""What is computed at once where no batch size is given: what a CPU's cache holds, what fills a GPU."""
 EDGES_PER_ATOM = 30
 """A batch of so many atoms also closes at this many edges for each, so that dense crystals fit as well."""
 
@@ -37,7 +36,7 @@ def predict(potential: Potential, source: SourceSpec, *, batch_atoms: int | None
     for batch in predict_batches(potential, open_source(source), (), batch_atoms=batch_atoms):
         numbers = [len(atoms) for atoms in batch.frames]
         for atoms, results in zip(batch.frames, per_structure(batch.results, potential.labels, numbers)):
-            yield predicted_atoms(atoms, results, {}, potential.labels)
+            yield predicted_atoms(atoms, results, {}, potential.labels, potential.domain)
 
 
 def write_predictions(

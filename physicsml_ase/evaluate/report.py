@@ -10,6 +10,7 @@ from ase import Atoms
 
 from physicsml_ase.conventions import Label
 from physicsml_ase.data.sources import Source
+from physicsml_ase.domain import Domain
 from physicsml_ase.evaluate.errors import Quantity
 from physicsml_ase.evaluate.frames import per_structure, predicted_atoms, write_frames
 from physicsml_ase.evaluate.spool import Spool
@@ -22,6 +23,8 @@ class Evaluation:
 
     source: Source
     labels: tuple[Label, ...]
+    domain: Domain
+    """What the potential was told about its data."""
     quantities: Mapping[str, Quantity]
     structures_of: Mapping[str, int]
     """Number of structures of each group, "" for those of none."""
@@ -81,7 +84,7 @@ class Evaluation:
             sizes = [len(atoms) for atoms in frames]
             each = (per_structure(values, self.labels, sizes) for values in (results, reference))
             for atoms, predicted, labels in zip(frames, *each):
-                yield predicted_atoms(atoms, predicted, labels, self.labels)
+                yield predicted_atoms(atoms, predicted, labels, self.labels, self.domain)
 
     def write(self, directory: str | Path) -> None:
         """Write `metrics.json`, `metrics.txt`, `predictions.xyz` and `parity.png`, each complete or not at all."""

@@ -77,6 +77,7 @@ def evaluate(
     return Evaluation(
         source=source,
         labels=labels,
+        domain=potential.domain,
         quantities=quantities,
         structures_of=structures_of,
         atoms_of={chemical_symbols[z]: int(atoms_of[z]) for z in np.flatnonzero(atoms_of)},
