@@ -65,6 +65,7 @@ def test_labels_take_their_shape(name: str, given: tuple[int, ...]) -> None:
     atoms = molecule("CH3CH2OH")
     atoms.info["ref"] = values.reshape(given)
     found = find_label(atoms, label)
+    assert found is not None
     assert found.shape == ((9,) if label.level == "atom" else ()) + label.shape
     np.testing.assert_array_equal(found.ravel(), values)
 
