@@ -87,10 +87,12 @@ def resolve_domain(survey: Survey, recipe: Recipe, references_wanted: Wanted = N
 
 
 def _scale(force_square: Floats, residual: Floats) -> float:
-    """Energy of one atom's typical displacement [eV]: RMS force component times 1 Å, else spread of energies."""
+    """Energy of one atom that is typical of the data [eV]: the larger of the RMS force component times 1 Å and
+    the robust spread of energies per atom, which rules where structures are relaxed and forces tiny."""
     residual = residual[np.isfinite(residual)]
-    spread = float(residual.std()) if len(residual) else 0.0
-    return next((s for s in (_rms(force_square), spread) if s > SMALLEST_SCALE), 1.0)
+    spread = 1.4826 * float(np.median(np.abs(residual - np.median(residual)))) if len(residual) else 0.0
+    largest = max(_rms(force_square), spread)
+    return largest if largest > SMALLEST_SCALE else 1.0
 
 
 def _rms(squares: Floats) -> float:
