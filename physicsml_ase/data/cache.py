@@ -32,11 +32,13 @@ def cached_store(
 ) -> DiskStore:
     """The graphs of a source in a file in `folder`: the file that is there, or a new one.
 
-    With `shuffle` they lie in a random order, the same for every seed of a run.
+    With `shuffle` they lie in a random order, the same for every seed of a run. Raises `InputError` where they
+    have an element that the recipe does not allow.
     """
     path = folder / f"{_key(source, recipe, shuffle)}.h5"
     store = _open(path)
     if store is not None:
+        _check_elements(store, source, recipe)
         return store
     with _said_in_one_line(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,6 +49,8 @@ def cached_store(
                 _build(path, chunks(source, recipe, order, workers, what="graphs for the cache"))
                 store = DiskStore(path)
                 log.info("graphs of %d structures written to %s (%s)", len(store), path, _size(path))
+                return store
+    _check_elements(store, source, recipe)
     return store
 
 
@@ -56,9 +60,10 @@ def default_folder() -> Path:
 
 
 def _key(source: Source, recipe: Recipe, shuffle: bool) -> str:
-    """Hash of all that decides what is in the file."""
+    """Hash of all that decides what is in the file; the elements of a model only decide whether it may be used."""
     made_by = {name: version(name) for name in ("ase", "vesin")}
-    parts = [FORMAT, made_by, source.content_hash(), dataclasses.asdict(recipe), shuffle]
+    settings = dataclasses.asdict(dataclasses.replace(recipe, elements=None))
+    parts = [FORMAT, made_by, source.content_hash(), settings, shuffle]
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
@@ -79,6 +84,16 @@ def _open(path: Path) -> DiskStore | None:
         "graphs of %d structures taken from %s (%s), built by an earlier run", len(store), path, _size(path)
     )
     return store
+
+
+def _check_elements(store: DiskStore, source: Source, recipe: Recipe) -> None:
+    """A file that was built for another model may have elements which this one does not know."""
+    if recipe.elements is None:
+        return
+    for start, numbers, ends in store.atomic_numbers():
+        if not np.isin(numbers, recipe.elements).all():
+            for k, of_one in enumerate(np.split(numbers, ends[:-1])):
+                recipe.check_elements(of_one, source.where(int(store.frames[start + k])))
 
 
 def _build(path: Path, parts: Iterable[Flat]) -> None:

@@ -85,6 +85,14 @@ class DiskStore:
         """One pass over all structures, as they lie."""
         return (self._read(number) for number in range(-(-len(self) // self.block)))
 
+    def atomic_numbers(self) -> Iterator[tuple[int, NDArray[np.uint8], Ints]]:
+        """One pass over structures without the rest of them, a block at a time: the number of the first one, the
+        atomic numbers of all their atoms, and where those of each structure end."""
+        starts = self.starts["atom"]
+        for first in range(0, len(self), self.block):
+            rows = starts[first : first + self.block + 1]
+            yield first, self._file["atom/atomic_numbers"][rows[0] : rows[-1]], rows[1:] - rows[0]
+
     def _block(self, number: int) -> Flat:
         if os.getpid() != self._pid:  # a fork: the file is the parent's
             self._file.close()

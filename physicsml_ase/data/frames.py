@@ -17,7 +17,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from physicsml_ase.atoms import NonFinite, to_graph
+from physicsml_ase.atoms import NonFinite, find_label, to_graph
 from physicsml_ase.conventions import InputError, Label
 from physicsml_ase.data.flat import MAX_SHIFT, Flat, flatten
 from physicsml_ase.data.progress import progress
@@ -54,17 +54,12 @@ class Recipe:
     """Leave out frames without any of the labels."""
     max_force: float | None = None
     """Leave out frames with a larger force [eV/Å]."""
+    forces_key: str = "forces"
+    """Where those are, learned or not."""
 
     def graph(self, atoms: Atoms, where: str) -> Graph:
         """The frame as a batch of one."""
-        if self.elements is not None:
-            unknown = np.flatnonzero(~np.isin(atoms.numbers, self.elements))
-            if len(unknown):
-                symbols = ", ".join(chemical_symbols[z] for z in self.elements)
-                element = chemical_symbols[atoms.numbers[unknown[0]]]
-                raise InputError(
-                    f"{where}: element {element} (atom {unknown[0]}) is not in the model ({symbols})"
-                )
+        self.check_elements(atoms.numbers, where)
         return to_graph(
             atoms,
             self.cutoff,
@@ -78,13 +73,24 @@ class Recipe:
             where=where,
         )
 
-    def reason_to_leave_out(self, graph: Graph) -> str | None:
+    def check_elements(self, numbers: NDArray[np.integer], where: str) -> None:
+        """Raise `InputError` where a frame has atomic numbers, (N,), that the model does not know."""
+        unknown = np.flatnonzero(~np.isin(numbers, self.elements)) if self.elements is not None else ()
+        if len(unknown):
+            symbols = ", ".join(chemical_symbols[z] for z in self.elements or ())
+            element = chemical_symbols[numbers[unknown[0]]]
+            raise InputError(
+                f"{where}: element {element} (atom {unknown[0]}) is not in the model ({symbols})"
+            )
+
+    def reason_to_leave_out(self, graph: Graph, atoms: Atoms) -> str | None:
         """Why a graph is of no use for learning, None where it is."""
         if self.labelled_only and all(bool(t.isnan().all()) for t in graph.targets.values()):
             return f"without any of the labels {', '.join(graph.targets)}"
-        if self.max_force is not None and "forces" in graph.targets:
-            largest = graph.targets["forces"].norm(dim=-1).nan_to_num(0.0).max()
-            if largest > self.max_force:
+        if self.max_force is not None:
+            label = Label("forces", "atom", (3,), self.forces_key)
+            forces = find_label(atoms, label, non_finite="missing")
+            if forces is not None and np.nan_to_num(np.linalg.norm(forces, axis=1)).max() > self.max_force:
                 return f"with a force above max_force={self.max_force:g} eV/Å"
         return None
 
@@ -104,10 +110,11 @@ def make_chunk(source: Source, frames: NDArray[np.int64], recipe: Recipe) -> Chu
     """Graphs of the frames at these places in the source."""
     graphs, kept, left_out = list[Graph](), list[int](), list[tuple[str, int]]()
     for frame in frames.tolist():
-        graph = recipe.graph(source[frame], source.where(frame))
+        atoms = source[frame]
+        graph = recipe.graph(atoms, source.where(frame))
         if len(graph.reverse) and graph.edge_shift.abs().max() > MAX_SHIFT:
             raise InputError(f"{source.where(frame)}: atoms are more than {MAX_SHIFT} cells apart; wrap them")
-        reason = recipe.reason_to_leave_out(graph)
+        reason = recipe.reason_to_leave_out(graph, atoms)
         if reason is None:
             graphs.append(graph)
             kept.append(frame)

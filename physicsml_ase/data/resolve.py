@@ -111,12 +111,15 @@ def _stores(
     config: DataModuleConfig, sets: Sets, set_: str, recipe: Recipe, survey: Survey
 ) -> dict[str, Store]:
     """The stores of a set by name. What was split off may turn out to be of no use; what was given may not."""
-    max_force = config.max_force if set_ in ("train", "validation") else None
     if recipe.attrs and recipe.num_attrs is None:  # the first structure says it for all, of all sources
         first = next(iter(sets.sources[set_].values()))
         width = graph_attrs(first[0], recipe.attrs, where=first.where(0)).shape[1]
         recipe = dataclasses.replace(recipe, num_attrs=width)
-    recipe = dataclasses.replace(recipe, labelled_only=set_ != "predict", max_force=max_force)
+    if set_ in ("train", "validation") and config.max_force is not None:
+        learned = next((label.key for label in recipe.labels if label.name == "forces"), None)
+        key = learned or config.label_keys.get("forces", "forces")
+        recipe = dataclasses.replace(recipe, max_force=config.max_force, forces_key=key)
+    recipe = dataclasses.replace(recipe, labelled_only=set_ != "predict")
     stores = {}
     for name, source in sets.sources[set_].items():
         try:

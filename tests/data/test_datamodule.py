@@ -315,6 +315,12 @@ def test_frames_with_large_forces_can_be_left_out(caplog: pytest.LogCaptureFixtu
     text = _log_of(module(frames, {"max_force": 50.0}, validation=molecules(2)), caplog)
     assert "1 of 20 structures with a force above max_force=50 eV/Å: structure 5" in text
     assert "extreme" not in text
+    energies_only = {"max_force": 50.0, "y_graph_scalars": ["energy"]}
+    text = _log_of(module(frames, energies_only, validation=molecules(2)), caplog)
+    assert "1 of 20 structures with a force above max_force=50 eV/Å: structure 5" in text
+    named = energies_only | {"label_keys": {"energy": "E", "forces": "F"}}
+    text = _log_of(module(renamed(frames, "E", "F"), named), caplog)
+    assert "with a force above max_force=50 eV/Å: structure 5" in text
 
 
 def _log_of(data: DataModule, caplog: pytest.LogCaptureFixture) -> str:

@@ -9,6 +9,7 @@ import sys
 import time
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -80,6 +81,17 @@ def test_other_content_or_settings_make_another_file(tmp_path: Path) -> None:
         cached_store(source_of(frames).subset([1, 0, 2]), RECIPE, tmp_path),
     ]
     assert len({store.path for store in stores}) == len(stores)
+
+
+def test_a_model_that_knows_the_elements_uses_the_file_again(tmp_path: Path) -> None:
+    source = source_of(molecules(30))
+    first = cached_store(source, RECIPE, tmp_path, shuffle=True)
+    again = cached_store(source, replace(RECIPE, elements=(1, 6, 7, 8, 9)), tmp_path, shuffle=True)
+    assert again.path == first.path
+    with pytest.raises(
+        InputError, match=r"structure \d*[49]: element N \(atom 0\) is not in the model \(H, C, O\)"
+    ):
+        cached_store(source, replace(RECIPE, elements=(1, 6, 8)), tmp_path, shuffle=True)
 
 
 def _cut(path: Path) -> None:
