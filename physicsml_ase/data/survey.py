@@ -1,6 +1,6 @@
 """One pass over the training data: a few numbers of every structure, from which all statistics follow.
 
-A structure costs 45 bytes and 2 for each element while the pass lasts. S structures, Z elements.
+A structure costs 48 bytes and 2 for each element while the pass lasts. S structures, Z elements.
 """
 
 from collections import defaultdict
@@ -105,7 +105,7 @@ class Survey:
         }
         for name, values in (rows | {"force_square": square, "force_max": largest}).items():
             self._columns[name].append(values.numpy())
-        self._columns["source"].append(np.full(size, source, dtype=np.uint8))
+        self._columns["source"].append(np.full(size, source, dtype=np.uint32))
         for label in self.labels:
             target = flat.arrays[label.level][f"targets.{label.name}"]
             has = ~target.isnan().flatten(1).all(1) if label.shape else ~target.isnan()

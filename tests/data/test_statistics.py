@@ -220,6 +220,14 @@ def test_a_later_set_is_judged_by_the_training_set(caplog: pytest.LogCaptureFixt
     assert "structure 0" in caplog.text
 
 
+def test_a_structure_of_the_three_hundredth_source_is_named() -> None:
+    survey = Survey(LABELS)
+    flat = next(iter(chunks(source_of(relabelled(1)), Recipe(cutoff=4.0, labels=LABELS))))
+    for _ in range(300):
+        survey.watch(source_of(relabelled(1)))(flat)
+    assert survey.column("source").tolist() == list(range(300))
+
+
 def test_moments_of_parts_are_those_of_the_whole() -> None:
     values = 1e6 + np.random.default_rng(0).normal(size=(1000, 2))
     moments = Moments()
