@@ -314,6 +314,24 @@ def test_content_hash(tmp_path: Path) -> None:
     assert open_source(held).content_hash() == open_source([atoms.copy() for atoms in FRAMES]).content_hash()
 
 
+def test_content_hash_is_of_what_is_said_and_not_of_where_it_lies() -> None:
+    class Thing:
+        pass
+
+    def hashed(**info: object) -> str:
+        return open_source([Atoms("H", info=info)]).content_hash()
+
+    things = [Thing(), Thing()]
+    assert hashed(thing=things[0]) == hashed(thing=things[1])
+    assert hashed(things=[things[0], {"x": 1}]) == hashed(things=[things[1], {"x": 1}])
+    assert hashed(things={"ab", "cd", "ef"}) == hashed(things={"ef", "ab", "cd"})
+    long = np.arange(2000.0)
+    other = long.copy()
+    other[1000] += 1  # where NumPy would write "..."
+    assert hashed(x=[long]) != hashed(x=[other])
+    assert len({hashed(x=x) for x in (1, 2, "1", [1, 2], [[1], 2], [1, [2]], (1, 2), None, Path("a"))}) == 9
+
+
 def test_a_rewritten_file_is_read_anew(tmp_path: Path) -> None:
     path = write_frames(tmp_path / "a.xyz", FRAMES)
     old = open_source(path)

@@ -1,6 +1,7 @@
 """Frames held in memory: Atoms that the user gives, and files of formats without random access."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,9 @@ from ase.io import iread
 from physicsml_ase.conventions import InputError
 from physicsml_ase.data.sources.files import File, file_hash, find_file, one_line
 from physicsml_ase.data.sources.source import Source
+
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+"""In how Python writes an object that says nothing of itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,14 +84,19 @@ def _with_results(atoms: Atoms) -> Atoms:
 
 
 def _feed(digest: "hashlib.blake2b", value: object) -> None:
-    """Add a value to the hash: numbers by their bytes, all else by how it is written."""
+    """Add a value to the hash: numbers by their bytes, what holds others one by one, all else by how it is
+    written, without the address of an object, which is another one in every process."""
     if isinstance(value, dict):
         for key in sorted(value, key=str):
             digest.update(f"{key}:".encode())
             _feed(digest, value[key])
-        return
-    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf":
+    elif isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf":
         digest.update(f"{value.dtype.str}{value.shape}".encode())
         digest.update(np.ascontiguousarray(value).tobytes())
+    elif isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim):
+        digest.update(f"{type(value).__name__} of {len(value)}:".encode())
+        for item in value:
+            _feed(digest, item)
     else:
-        digest.update(repr(value.tolist() if isinstance(value, np.ndarray) else value).encode())
+        written = repr(sorted(value, key=repr) if isinstance(value, set | frozenset) else value)
+        digest.update(f"{ADDRESS.sub('', written)};".encode())
