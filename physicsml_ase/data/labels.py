@@ -5,7 +5,7 @@ are energy, forces and stress, each if it is there.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -19,7 +19,9 @@ log = logging.getLogger("physicsml_ase")
 
 DEFAULT = ("energy", "forces", "stress")
 SAMPLE = 50
-"""Frames, evenly spaced, in which labels are looked for first."""
+"""Frames of each source, evenly spaced, in which labels are looked for first."""
+SEARCHED = 200_000
+"""Frames of each source, evenly spaced, in which a label that nobody named is looked for."""
 
 SLOTS: dict[str, tuple[Level, tuple[int, ...]]] = {
     "y_graph_scalars": ("structure", ()),
@@ -48,16 +50,18 @@ def resolve_labels(config: DataModuleConfig, sources: Sequence[Source]) -> tuple
         _tell_how_read_off(named)
     else:
         known = [_known(name, config.label_keys) for name in DEFAULT]
-        named = [label for label in known if _occurs(label, sources, everywhere=False)]
-        asked = [label for label in known if label.name in config.label_keys and label not in named]
-        if asked and not _occurs(asked[0], sources):
-            raise InputError(describe_missing(sources[0][0], [asked[0].key], sources[0].name))
-        named = [label for label in known if label in named or label in asked]
+        seen = _seen({label.key for label in known}, sources, SEARCHED)
+        for label in known:
+            if label.key not in seen and label.name in config.label_keys and not _occurs(label, sources):
+                raise InputError(describe_missing(sources[0][0], [label.key], sources[0].name))
+        named = [label for label in known if label.key in seen or label.name in config.label_keys]
         names = [label.name for label in named]
         if not {"energy", "forces"} & set(names):
             lacking = [label.key for label in known[:2]]
             raise InputError(describe_missing(sources[0][0], lacking, sources[0].name))
         log.info("labels found and learned: %s", ", ".join(names))
+        if len(names) < len(known) and max(map(len, sources)) > SEARCHED:
+            log.info("other labels were looked for in %d frames of each source only", SEARCHED)
         if "forces" not in names:
             log.warning(
                 "the training data have no forces: only energies are learned, which needs many more structures"
@@ -108,23 +112,29 @@ def _is_per_atom(label: Label, sources: Sequence[Source]) -> bool:
     return not _fits(label, sources) and _fits(label._replace(level="atom"), sources)
 
 
-def _sample(sources: Sequence[Source]) -> list[tuple[Source, int]]:
-    return [
-        (source, int(i))
-        for source in sources
-        for i in np.unique(np.linspace(0, len(source) - 1, SAMPLE).astype(int))
-    ]
+def _sample(sources: Sequence[Source], size: int = SAMPLE) -> Iterator[tuple[Source, int]]:
+    """At most `size` frames of each source, evenly spaced."""
+    for source in sources:
+        for i in np.unique(np.linspace(0, len(source) - 1, min(size, len(source))).astype(int)).tolist():
+            yield source, i
+
+
+def _seen(keys: set[str], sources: Sequence[Source], size: int) -> set[str]:
+    """Those of the keys that some of at most `size` frames of each source have; no more are read than that takes."""
+    seen = set[str]()
+    for frames in (_sample(sources), _sample(sources, size)):
+        for source, i in frames:
+            seen |= keys & set[str]().union(*available_keys(source[i]).values())
+            if seen == keys:
+                return seen
+        if size <= SAMPLE:
+            break
+    return seen
 
 
 def _occurs(label: Label, sources: Sequence[Source], everywhere: bool = True) -> bool:
     """Whether some frame has something under the label's key; all are asked before the answer is no."""
-    rest = ((source, i) for source in sources for i in range(len(source))) if everywhere else ()
-    return any(
-        label.key in keys
-        for frames in (_sample(sources), rest)
-        for source, i in frames
-        for keys in available_keys(source[i]).values()
-    )
+    return bool(_seen({label.key}, sources, max(map(len, sources)) if everywhere else SAMPLE))
 
 
 def _fits(label: Label, sources: Sequence[Source]) -> bool:

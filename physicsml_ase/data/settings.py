@@ -112,6 +112,7 @@ class DataModuleConfig:
     """Leave out training and validation structures with a larger force [eV/Å]."""
     pre_batch: Literal["in_memory", "on_disk"] | None = None
     """Build the graphs once, before training: in memory (up to about a million structures), or in a file on disk
-    that later runs use again. None: build them anew for every batch."""
+    that later runs use again. None: build them anew for every batch. A file is shuffled within windows of a few
+    blocks that are read at once, so the training batches of on_disk are others than those of the other two."""
     cache_dir: str | None = None
     """Folder of the files of pre_batch=on_disk. None: the user's cache folder."""

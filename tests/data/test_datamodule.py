@@ -175,6 +175,23 @@ def test_a_label_of_few_frames_is_looked_for_in_all_of_them() -> None:
     assert ("gap", "gap") in names(module(frames, {"y_graph_scalars": ["energy", "gap"]}))
 
 
+def test_a_default_label_of_few_frames_is_found_as_well(caplog: pytest.LogCaptureFixture) -> None:
+    frames = molecules(300)
+    for atoms in frames[:123] + frames[124:]:
+        del atoms.calc.results["forces"]
+    assert names(module(frames)) == [("energy", "energy"), ("forces", "forces")]
+    assert "have no forces" not in caplog.text
+
+
+def test_a_search_that_did_not_see_every_frame_says_so(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "physicsml_ase")
+    monkeypatch.setattr("physicsml_ase.data.labels.SEARCHED", 100)
+    assert len(names(module(molecules(300)))) == 2
+    assert "other labels were looked for in 100 frames of each source only" in caplog.text
+
+
 def test_forces_alone_are_learned_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     frames = molecules(12)
     for atoms in frames:
