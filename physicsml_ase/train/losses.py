@@ -106,7 +106,7 @@ class Loss(nn.Module):
 def default_loss(labels: Mapping[str, str]) -> dict[str, LossTerm]:
     """The recipe's loss for labels {name: level}: robust, and right without tuning for most data.
 
-    Energies per atom and force vectors by the length of their error; see `benchmarks/recipe.md`.
+    Energies per atom and force vectors by the length of their error; measured in `benchmarks/recipe.md`.
     """
     weights = {"energy": 2.0, "forces": 1.0, "stress": 20.0}
     return {
