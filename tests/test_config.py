@@ -42,6 +42,26 @@ class Small:
 
 
 @config
+class Derived(Small):
+    """A small model with more."""
+
+    cutoff: float = Field(6.0, gt=0)
+    """Another cut-off."""
+    plain: int = 1
+    """A plain default."""
+    required: int
+    """No default."""
+
+
+@config
+class DerivedTwice(Derived):
+    """A small model with more and more."""
+
+    last: int = 0
+    """The last."""
+
+
+@config
 class Large:
     """A large model."""
 
@@ -417,6 +437,22 @@ def test_describe_models() -> None:
 )
 def test_types_in_words(annotation: object, words: str) -> None:
     assert readable(annotation) == words
+
+
+def test_inherited_keys_keep_their_meaning() -> None:
+    expected = {
+        "name": "Which architecture.",
+        "channels": "Features per atom.",
+        "cutoff": "Another cut-off.",
+        "plain": "A plain default.",
+        "required": "No default.",
+        "last": "The last.",
+    }
+    assert {row.path: row.meaning for row in describe(DerivedTwice)} == expected
+    properties = json_schema(DerivedTwice)["properties"]
+    assert {name: of["description"] for name, of in properties.items()} == expected
+    assert [row.meaning for row in describe(Small)][2] == "Cut-off [Å]."
+    assert validate(DerivedTwice, {"required": 3}) == DerivedTwice(required=3)
 
 
 def test_describe_unknown_section() -> None:

@@ -4,8 +4,10 @@ Every config class explains the errors of its own section, where the keys and ty
 in lists, dicts and unions that section lies. pydantic then only has to prefix the locations.
 """
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeVar, dataclass_transform, get_args, get_origin
 
 from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
@@ -28,12 +30,24 @@ _EXPLAINED, _MISSING = "explained", "explained_missing"  # pydantic's types of t
 def config(cls: type[T]) -> type[T]:
     """Make a frozen, keyword-only dataclass that refuses unknown keys and bad values, and says which."""
     cls._explained = model_validator(mode="wrap")(classmethod(_explained))  # type: ignore[attr-defined, arg-type]
-    return dataclass(frozen=True, kw_only=True, config=_STRICT)(cls)  # type: ignore[return-value]
+    made = dataclass(frozen=True, kw_only=True, config=_STRICT)(cls)
+    _hand_down_docstrings(made)
+    return made  # type: ignore[return-value]
 
 
 def fields(cls: type) -> dict[str, FieldInfo]:
     """The declared fields of a config class."""
     return cls.__pydantic_fields__  # type: ignore[attr-defined]
+
+
+def _hand_down_docstrings(cls: type) -> None:
+    """Keep each field's docstring where a class that inherits it finds it: pydantic reads only those of its own."""
+    for field in dataclasses.fields(cls):
+        description = fields(cls)[field.name].description
+        if isinstance(field.default, FieldInfo):
+            field.default._attributes_set["description"] = description  # what pydantic copies
+        else:
+            field.metadata = MappingProxyType({**field.metadata, "description": description})
 
 
 def explained(loc: Location, text: str, *, absent: bool = False) -> InitErrorDetails:
