@@ -75,9 +75,11 @@ class Recipe:
 
     def check_elements(self, numbers: NDArray[np.integer], where: str) -> None:
         """Raise `InputError` where a frame has atomic numbers, (N,), that the model does not know."""
-        unknown = np.flatnonzero(~np.isin(numbers, self.elements)) if self.elements is not None else ()
+        if self.elements is None:
+            return
+        unknown = np.flatnonzero(~np.isin(numbers, self.elements))
         if len(unknown):
-            symbols = ", ".join(chemical_symbols[z] for z in self.elements or ())
+            symbols = ", ".join(chemical_symbols[z] for z in self.elements)
             element = chemical_symbols[numbers[unknown[0]]]
             raise InputError(
                 f"{where}: element {element} (atom {unknown[0]}) is not in the model ({symbols})"

@@ -70,14 +70,11 @@ def reference_energies(
     if not others:
         return References(single, "from isolated atoms in the data")
     of_single = counts @ np.array([single.get(z, 0.0) for z in elements])
-    rows = np.flatnonzero(fitted & (counts[:, others].sum(1) > 0))
-    rows = rows[:: max(1, -(-len(rows) // ENOUGH))]
-    how = _by_fit(counts[rows][:, others])
-    solution = (
-        _robust_fit(counts[rows][:, others], (energy - of_single)[rows])
-        if len(rows)
-        else np.zeros(len(others))
-    )
+    chosen = np.flatnonzero(fitted & (counts[:, others].sum(1) > 0))
+    chosen = chosen[:: max(1, -(-len(chosen) // ENOUGH))]
+    of_others, rest = counts[chosen][:, others], (energy - of_single)[chosen]
+    how = _by_fit(of_others)
+    solution = _robust_fit(of_others, rest) if len(chosen) else np.zeros(len(others))
     energies = single | dict(zip([elements[k] for k in others], solution.tolist()))
     if single:
         how = f"of {_symbols(single)} from isolated atoms in the data, of the others {how}"
