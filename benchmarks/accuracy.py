@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("test")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--steps", type=int, default=6000)
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     given = merge(load(None, arguments.overrides), {"trainer": {"max_steps": arguments.steps}})
     config = validate(RunConfig, with_length(with_recipe(given)))
     with tempfile.TemporaryDirectory() as folder:
