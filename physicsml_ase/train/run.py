@@ -178,18 +178,14 @@ def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
         interrupted = resumable.signal or 15
     except StoppedAtOnce:
         raise KeyboardInterrupt from None
-    except MisconfigurationException as error:
-        raise InputError(" ".join(str(error).split())) from None
-    except RuntimeError as error:
-        if not str(error).startswith("Early stopping conditioned on"):
-            raise
-        raise InputError(f"trainer.callbacks: {' '.join(str(error).split())}") from None
-    except InputError as error:
-        # the loss is not finite, or a frame can not be used: what was good until then is not lost
-        if not module.best:
-            raise
-        _finish(about | {"data": summary}, trainer, module, datamodule, folder, FAILED)
-        raise InputError(f"{error}; the best model until then is {folder.model}") from None
+    except Exception as error:
+        if not resumable.signal:
+            if not isinstance(error, InputError) or not module.best:
+                raise _in_one_line(error) from None
+            # the loss is not finite, or a frame can not be used: what was good until then is not lost
+            _finish(about | {"data": summary}, trainer, module, datamodule, folder, FAILED)
+            raise InputError(f"{error}; the best model until then is {folder.model}") from None
+        interrupted = resumable.signal  # it reached the data workers too, and they died of it
     return _finish(about | {"data": summary}, trainer, module, datamodule, folder, interrupted)
 
 
@@ -270,6 +266,18 @@ def _trainer(config: RunConfig, folder: RunFolder, budget: Budget) -> pl.Trainer
             "weights with them; use ddp, from a script or the command line"
         )
     return trainer
+
+
+def _in_one_line(error: Exception) -> Exception:
+    """What Lightning says of a config that does not work, as an InputError; any other error as it is."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MisconfigurationException):
+        return InputError(text)
+    return (
+        InputError(f"trainer.callbacks: {text}")
+        if text.startswith("Early stopping conditioned on")
+        else error
+    )
 
 
 def _last(folder: RunFolder) -> Path | None:
