@@ -72,17 +72,21 @@ class RunFolder:
         if not is_first_process():
             yield
             return
+        lock = FileLock(self._lock)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            with FileLock(self._lock, timeout=0):
-                yield
-                self._lock.unlink(missing_ok=True)
+            lock.acquire(timeout=0)
         except Timeout:
             raise InputError(
                 f"{self.root}: another process is training in it; choose another folder"
             ) from None
-        except PermissionError as error:
+        except OSError as error:
             raise InputError(f"{self.root}: can not be written to: {error.strerror}") from None
+        try:
+            yield
+        finally:
+            self._lock.unlink(missing_ok=True)
+            lock.release()
 
     @property
     def is_held(self) -> bool:
