@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from physicsml_ase.conventions import InputError
 from physicsml_ase.data.batching import Plan, Rule, Share, Sizes, over_budget, plan
 from physicsml_ase.data.store import Store
-from physicsml_ase.data.workers import WORKER_DIED, process_context, starting
+from physicsml_ase.data.workers import WORKER_DIED, leave_interrupts_alone, process_context, starting
 from physicsml_ase.graph import Graph
 
 log = logging.getLogger("physicsml_ase")
@@ -150,6 +150,7 @@ class GraphLoader:
                 num_workers=self.num_workers,
                 collate_fn=_as_it_is,
                 multiprocessing_context=process_context(),
+                worker_init_fn=leave_interrupts_alone,
                 persistent_workers=True,
                 generator=torch.Generator(),  # its own, or it would draw from the run's random numbers
             )

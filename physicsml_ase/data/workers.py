@@ -8,6 +8,7 @@ script is not imported again in them, so it needs no `if __name__ == "__main__":
 import multiprocessing
 import os
 import pickle
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,11 @@ def worker_count(num_workers: int | str) -> int:
     if num_workers != "all":
         return int(num_workers)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def leave_interrupts_alone(worker: int) -> None:
+    """Ctrl-C goes to every process of a terminal; what becomes of the run is for its main process to say."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager

@@ -1,5 +1,8 @@
 """Batches: a pure function of seed and epoch, dealt to ranks and continued in mid-epoch without a gap."""
 
+import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -270,3 +273,14 @@ def test_a_structure_over_the_budget_is_said_once(
     list(loader)
     list(loader)
     assert caplog.text.count("go alone") == 1
+
+
+def test_an_interrupt_does_not_end_the_workers(store: MemoryStore) -> None:
+    """Ctrl-C reaches every process of a terminal; the run goes on to a place where it can be continued."""
+    loader = GraphLoader(store, Rule(batch_size=2), 2)
+    batches = iter(loader)
+    next(batches)
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid or 0, signal.SIGINT)
+    assert len(list(batches)) == len(loader) - 1
+    loader.close()
