@@ -335,6 +335,19 @@ def test_md_refused(ckpt: Path) -> None:
     assert "--no-restart" in message("-o", "other.traj")
 
 
+@pytest.mark.parametrize(
+    "verb", [("md", "--no-restart"), ("relax",), ("relax", "-o", "out.xyz", "--trajectory")]
+)
+def test_the_structures_own_file_is_spared(verb: tuple[str, ...], ckpt: Path) -> None:
+    ase.io.write("own.xyz", ase.io.read(ALLOY, 0))
+    before = Path("own.xyz").read_bytes()
+    last = () if verb[-1] == "--trajectory" else ("-o",)
+    for structure in ("own.xyz", "own.xyz@0"):
+        message = error_of(run(verb[0], ckpt, structure, *verb[1:], *last, "./own.xyz"))
+        assert "is the file of the structure itself" in message
+    assert Path("own.xyz").read_bytes() == before
+
+
 def test_relax(ckpt: Path) -> None:
     result = run("relax", ckpt, f"{ALLOY}@0", "--fmax", "5", "-o", "out/POSCAR")
     assert result.exit_code == 0, result.stderr

@@ -44,6 +44,8 @@ def md(
     from physicsml_ase import simulate
     from physicsml_ase.calculator import PhysicsMLCalculator
 
+    if not restart:
+        _spare(structure, trajectory)
     atoms = _one_structure(structure)
     use_threads(threads, len(atoms))
     result = simulate.md(
@@ -88,6 +90,8 @@ def relax(
     from physicsml_ase.calculator import PhysicsMLCalculator
 
     _check_format(output)
+    _spare(structure, output)
+    _spare(structure, trajectory)
     atoms = _one_structure(structure)
     use_threads(threads, len(atoms))
     result = simulate.relax(
@@ -105,6 +109,13 @@ def relax(
     typer.echo(f"{result.in_words()}; written to {output}")
     if not result.converged:
         raise typer.Exit(NOT_CONVERGED)
+
+
+def _spare(structure: str, output: str | None) -> None:
+    """Raise `InputError` where the structure's own file would be written over."""
+    given = Path(structure) if Path(structure).exists() else Path(structure.rpartition("@")[0])
+    if output is not None and given.is_file() and Path(output).exists() and given.samefile(output):
+        raise InputError(f"{output}: is the file of the structure itself; give another name with -o")
 
 
 def _check_format(output: str) -> None:
