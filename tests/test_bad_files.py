@@ -186,7 +186,7 @@ def test_the_users_own_keys(name: str, keys: str, tmp_path: Path) -> None:
     energy, forces = keys.split()
     said = train(name, tmp_path / "run", f"datamodule.label_keys={{energy: {energy}, forces: {forces}}}")
     assert "train: forces in 9 of 9" in said
-    assert "warning" not in said
+    assert said.count("warning") == len(re.findall(ONE_COMPOSITION, said)) == 1
     model = tmp_path / "run" / "model.ckpt"
     found = run("evaluate", model, BAD / name, "-o", tmp_path / "errors")
     assert found.exit_code == 0
@@ -207,14 +207,16 @@ FORCES = "datamodule.label_keys.forces=dft_forces"
     ("name", "frame"), [("outlier_force_1e6.xyz", 5), ("one_frame_energy_in_hartree.xyz", 11)]
 )
 def test_an_outlier_ruins_nothing(name: str, frame: int, tmp_path: Path) -> None:
-    """Errors on the other frames are near those of a run without the outlier."""
+    """Errors on the other frames are near those of a run without the outlier, which is learned from in one."""
     clean = [atoms for k, atoms in enumerate(ase.io.read(BAD / name, ":")) if k != frame]
     ase.io.write(tmp_path / "clean.xyz", clean)
     errors = {}
     for data in (BAD / name, tmp_path / "clean.xyz"):
         folder = tmp_path / data.stem
-        size = ("model.channels=16", "model.layers=2", "trainer.max_epochs=25")
-        result = run("train", "--train", data, "-o", folder, *TINY, *size)
+        size = ("model.channels=16", "model.layers=2", "trainer.max_epochs=30")
+        pace = ("optimizer.config.lr=0.01", "datamodule.train.batch_size=4")
+        clean_too = ("--validation", tmp_path / "clean.xyz")  # or the split would differ
+        result = run("train", "--train", data, *clean_too, "-o", folder, *TINY, *size, *pace)
         assert result.exit_code == 0
         run("evaluate", folder / "model.ckpt", tmp_path / "clean.xyz", "-o", folder / "errors")
         errors[data.stem] = json.loads((folder / "errors" / "metrics.json").read_text())
