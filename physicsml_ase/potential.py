@@ -15,7 +15,7 @@ from physicsml_ase.config import MODELS
 from physicsml_ase.conventions import Label
 from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph, edge_vectors
-from physicsml_ase.nn.features import NUM_ELEMENTS, mlp, segment_sum
+from physicsml_ase.nn.features import NUM_ELEMENTS, Features, mlp, segment_sum
 from physicsml_ase.nn.heads import DERIVED, HeadConfig, LabelHead
 
 
@@ -46,7 +46,10 @@ class Potential(nn.Module):
         self.headed = tuple(label.name for label in own)
         """Labels that have a head of their own, in the order of `label_heads`."""
         self.has_energy = not labels or any(x.name in DERIVED and x.name not in self.headed for x in labels)
-        self.energy_head = mlp(scalars, scalars, 1) if self.has_energy else None
+        self.explicit = getattr(self.model, "gives_gradient", False)
+        """Whether the model returns its energy's gradient itself, so that nothing is differentiated for forces."""
+        own_energy = self.has_energy and not self.explicit
+        self.energy_head = mlp(scalars, scalars, 1) if own_energy else None
         self.references = ReferenceEnergies(domain.atomic_energies)
 
     @property
@@ -68,6 +71,8 @@ class Potential(nn.Module):
         differentiated again.
         """
         derivatives = derivatives and self.has_energy
+        if self.explicit:
+            return self._forward_explicit(graph, derivatives)
         # the derivatives need autograd whatever the caller switched off: Lightning validates without it
         with torch.inference_mode(False), torch.set_grad_enabled(derivatives or torch.is_grad_enabled()):
             graph = graph.map(lambda t: t.clone() if t.is_inference() else t)
@@ -79,13 +84,30 @@ class Potential(nn.Module):
                     out = forces_and_stress(graph, r_ij.detach(), g) | out
         return out if self.training else {name: value.detach() for name, value in out.items()}
 
+    def _forward_explicit(self, graph: Graph, derivatives: bool) -> dict[str, Tensor]:
+        """As `forward`, of a model that gives the gradient beside the energy."""
+        with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
+            r_ij = edge_vectors(graph)
+            features = self.model(graph, r_ij.to(self.dtype), derivatives)
+            out = self._outputs(graph, r_ij.to(self.dtype), features)
+            if derivatives:
+                g = features.edge_gradient.double() * self.domain.energy_scale
+                out = forces_and_stress(graph, r_ij, g) | out
+        return out
+
     def _predict(self, graph: Graph, r_ij: Tensor) -> dict[str, Tensor]:
         """Everything but the energy's derivatives."""
         r_ij = r_ij.to(self.dtype)
-        features = self.model(graph, r_ij)
+        return self._outputs(graph, r_ij, self.model(graph, r_ij))
+
+    def _outputs(self, graph: Graph, r_ij: Tensor, features: Features) -> dict[str, Tensor]:
         out = {name: head(graph, features, r_ij) for name, head in zip(self.headed, self.label_heads)}
-        if self.energy_head is not None:
-            learned = self.energy_head(features.node_scalars)[:, 0].double() * self.domain.energy_scale
+        if self.has_energy:
+            learned = features.node_energy
+            if self.energy_head is not None:
+                learned = self.energy_head(features.node_scalars)[:, 0]
+            assert learned is not None
+            learned = learned.double() * self.domain.energy_scale
             energies = learned + self.references(graph.atomic_numbers)  # (N,) float64
             energy = segment_sum(energies, graph.batch, graph.num_atoms.shape[0])
             out = {"energy": energy, "energies": energies} | out

@@ -23,7 +23,10 @@ from physicsml_ase.graph import collate, split
 from physicsml_ase.potential import Potential
 
 CUTOFF = 4.0
-SMALL = {"painn": {"channels": 12, "layers": 2, "num_radial": 8}}
+SMALL = {
+    "painn": {"channels": 12, "layers": 2, "num_radial": 8},
+    "gaunt_ace": {"channels": 8, "num_radial": 6, "hidden": 12},
+}
 """Hyperparameters that keep the tests quick; the defaults of an architecture not named here serve too."""
 KINDS = list(structures())
 PERIODIC = [k for k, a in structures().items() if a.cell.rank == 3 and a.pbc.any()]

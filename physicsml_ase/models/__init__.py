@@ -1,3 +1,4 @@
 """The architectures, one file each; importing this package registers them all."""
 
+from physicsml_ase.models import gaunt_ace as gaunt_ace
 from physicsml_ase.models import painn as painn

@@ -66,7 +66,7 @@ class Update(nn.Module):
         return own + product * (u * w).sum(1), scale[:, None, :] * u
 
 
-@register_model(PaiNNConfig, default=True)
+@register_model(PaiNNConfig)
 class PaiNN(nn.Module):
     """Scalars and vectors of each atom from its neighbourhood."""
 

@@ -1,0 +1,292 @@
+"""Gaunt-ACE: atomic cluster expansion with products on a grid on the sphere, and messages between neighbours.
+
+Densities of neighbours (Drautz, Phys. Rev. B 99, 014104, 2019) are mixed into channels, whose products of any order
+are Gaunt products (Luo et al., arXiv:2401.10216), taken pointwise on a quadrature grid; messages of low order
+carry them to neighbours as in MACE (arXiv:2206.07697). No Clebsch-Gordan coefficients and no radial network: the
+radial functions enter linearly, so that harmonics and radial functions are constants of a structure. The energy's
+gradient is written out beside the energy: no automatic differentiation for forces, and none twice in training.
+
+    D_i,lm,q = n^(-1/2) sum_j Y_lm(r_ij) B_q(d_ij, z_j)                          density
+    A_i,lm,c = a_zi,l,c (sum_q W_l,q,c D_i,lm,q d_zi,l,q + sum_c' V_l,c,c' S_i,lm,c')    mixed, S = 0 in layer 1
+    m_i,c    = s_zi,c [A, A^2, ..., A^nu]_i,c                                     products on the sphere
+    x_i      = [m_i,00, h_i,00],  E_i += MLP(x_i)                                 readout
+    h_i,lm,c = sum_c' U_l,c,c' m_i,lm,c' + b_zi,c                                 up to order L
+    S_i,lm,c = n^(-1/2) sum_j Y_lm(r_ij) sum_l R_l,c(d_ij) (Y_l(r_ji) . h_j,l,c)      messages
+
+Shapes: N atoms, E edges, R rows of J slots (`nn.slots`), M = (lmax + 1)^2, C channels, q density channels; atoms'
+features are lm-major, (M, N, C).
+"""
+
+from typing import Annotated, Literal, NamedTuple
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from physicsml_ase.config import config, register_model
+from physicsml_ase.domain import Domain
+from physicsml_ase.graph import Graph
+from physicsml_ase.nn.elements import Attributes, ElementIndex, Elements, ElementTable, gated
+from physicsml_ase.nn.explicit import DegreeLinear, Readout
+from physicsml_ase.nn.features import Features
+from physicsml_ase.nn.geometry import EdgeGeometry, Geometry
+from physicsml_ase.nn.slots import Slots, make_slots, swap
+from physicsml_ase.nn.sphere import OnGrid, SphereProduct, degrees
+
+
+CONSTANTS = "edge_constants"
+"""Input of a graph that holds `GauntACE.constants` of its edges, made when batches are prepared."""
+FEW_ELEMENTS = 6
+"""Up to so many elements each has its own density; of more, learned mixtures are made."""
+
+
+@config
+class GauntACEConfig:
+    """Gaunt-product ACE: the default, most accurate for its cost on a CPU."""
+
+    name: Literal["gaunt_ace"] = "gaunt_ace"
+    """Architecture."""
+    channels: PositiveInt = 32
+    """Channels of each atom, C."""
+    max_ell: Annotated[int, Field(ge=1, le=6)] = 3
+    """Largest degree of the spherical harmonics, lmax."""
+    correlation: Annotated[int, Field(ge=1, le=4)] = 3
+    """Largest power of the density, nu: energies of one layer are of body order nu + 1."""
+    layers: Annotated[int, Field(ge=1, le=4)] = 2
+    """Layers; information travels this many cut-offs. 1 is strictly local."""
+    message_ell: Annotated[int, Field(ge=0, le=2)] = 1
+    """Largest degree of what neighbours tell each other, L."""
+    num_radial: PositiveInt = 8
+    """Radial functions of each distance."""
+    radial_scale: PositiveFloat = 2.0
+    """Distance [Å] below which the radial functions are stretched, so that they resolve the repulsive wall."""
+    hidden: PositiveInt = 32
+    """Hidden units of each layer's readout."""
+    element_channels: PositiveInt | None = None
+    """Learned channels of the neighbours' elements. none: one channel for each of up to 6 elements, else 8."""
+
+
+class Sent(NamedTuple):
+    """What the reverse pass of `Message` needs."""
+
+    radial: tuple[Tensor, ...]  # R_l (R, J, C)
+    along: list[Tensor]  # Y_l . h_l (R, J, C), (R, 1, C) for degree 0
+    directed: list[Tensor]  # h_l (R, 2l + 1, C)
+    heard: Tensor  # (R, J, C)
+
+
+class Message(nn.Module):
+    """What an atom hears from its neighbours: S of the module's docstring, and its gradient."""
+
+    def __init__(self, channels: int, num_radial: int, ell: int, geometry: EdgeGeometry) -> None:
+        super().__init__()
+        self.radial = nn.Parameter(torch.randn(num_radial, (ell + 1) * channels) * num_radial**-0.5)
+        self.degrees = degrees(ell)  # in the order of h's rows
+        self.sizes = [2 * degree + 1 for degree in self.degrees]
+        self.spans = [geometry.spans[degree] for degree in self.degrees]
+
+    def forward(self, h: Tensor, geometry: Geometry, slots: Slots) -> tuple[Tensor, Sent]:
+        """From h ((L + 1)^2, N, C) to S (M, N, C)."""
+        n, c = h.shape[1:]
+        radial = (geometry.radial @ self.radial).split(c, dim=-1)
+        directed = [part.transpose(0, 1) for part in slots.per_row(h, dim=1).split(self.sizes)]
+        along = [directed[0]]  # Y_00 = 1
+        for (first, end), h_l in zip(self.spans[1:], directed[1:]):
+            along.append(geometry.harmonics[..., first:end] @ h_l)
+        sent = radial[0] * along[0]
+        for r_l, q_l in zip(radial[1:], along[1:]):
+            sent = torch.addcmul(sent, r_l, q_l)
+        heard = swap(sent, slots.reverse)
+        s = slots.per_atom(geometry.harmonics.mT @ heard, n).transpose(0, 1)
+        return s, Sent(radial, along, directed, heard)
+
+    def reverse(
+        self, sent: Sent, g: Tensor, geometry: Geometry, slots: Slots
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """From the gradient to S (M, N, C) those to h, to harmonics (R, J, M) and to radial functions (R, J, K)."""
+        n = g.shape[1]
+        g_rows = slots.per_row(g.transpose(0, 1))  # (R, M, C)
+        g_sent = swap(geometry.harmonics @ g_rows, slots.reverse)  # (R, J, C)
+        g_h = [(g_sent * sent.radial[0]).sum(1, keepdim=True)]
+        g_radial = [g_sent * sent.along[0]]
+        extra = {}
+        for k in range(1, len(self.degrees)):
+            first, end = self.spans[k]
+            g_along = g_sent * sent.radial[k]
+            g_h.append(geometry.harmonics[..., first:end].mT @ g_along)
+            g_radial.append(g_sent * sent.along[k])
+            extra[self.spans[k]] = g_along @ sent.directed[k].mT
+        g_harmonics = add_spans(sent.heard @ g_rows.mT, extra)
+        g_h_atoms = slots.per_atom(torch.cat(g_h, dim=1), n).transpose(0, 1)
+        return g_h_atoms, g_harmonics, torch.cat(g_radial, dim=-1) @ self.radial.T
+
+
+def add_spans(x: Tensor, extra: dict[tuple[int, int], Tensor]) -> Tensor:
+    """x (R, J, M) plus what is given for some spans of its last dimension."""
+    padded = [
+        nn.functional.pad(part, (first, x.shape[-1] - end)) for (first, end), part in extra.items()
+    ]
+    return sum(padded, x)
+
+
+class Layer(nn.Module):
+    """One layer: mixing, products, readout and, unless it is the last, what is told to neighbours."""
+
+    def __init__(
+        self, config: GauntACEConfig, density: int, domain: Domain, geometry: EdgeGeometry, first: bool, last: bool
+    ) -> None:
+        super().__init__()
+        c, lmax, nu = config.channels, config.max_ell, config.correlation
+        elements, attrs = len(domain.elements), len(domain.attr_shifts)
+        ell = 0 if last else config.message_ell
+        scale = 1.0 if first else 0.5**0.5
+        self.message = None if first else Message(c, config.num_radial, config.message_ell, geometry)
+        self.mix_density = DegreeLinear(lmax, density, c, scale)
+        self.mix_message = None if first else DegreeLinear(lmax, c, c, scale)
+        self.mix_gate = ElementTable(elements, lmax, c)
+        self.product = SphereProduct(lmax, nu, ell)
+        self.product_gate = ElementTable(elements, 0, nu * c)
+        self.readout = Readout(nu * c + (0 if first else c), config.hidden, elements, attrs)
+        self.send = None if last else DegreeLinear(ell, nu * c, c)
+        self.send_bias = None if last else nn.Parameter(torch.zeros(elements, c))
+
+
+class Pass(NamedTuple):
+    """What the reverse pass of one layer needs."""
+
+    sent: Sent | None
+    mix_gate: Tensor | None
+    on_grid: OnGrid
+    product_gate: Tensor | None
+    g_readout: Tensor  # (N, F)
+
+
+@register_model(GauntACEConfig, default=True)
+class GauntACE(nn.Module):
+    """Energies of the atoms and the energy's gradient to the pair vectors, in one pass."""
+
+    gives_gradient = True
+
+    def __init__(self, config: GauntACEConfig, domain: Domain) -> None:
+        super().__init__()
+        lmax, num = config.max_ell, len(domain.elements)
+        self.geometry = EdgeGeometry(lmax, config.num_radial, domain.cutoff, config.radial_scale)
+        self.index, self.attrs = ElementIndex(domain.elements), Attributes(domain)
+        self.scale = domain.avg_num_neighbors**-0.5
+        width = config.element_channels or (num if num <= FEW_ELEMENTS else 8)
+        self.neighbor_channels = None
+        if width != num or num > FEW_ELEMENTS:
+            self.neighbor_channels = nn.Parameter(torch.randn(num, width) * width**-0.5)
+        density = width * config.num_radial
+        self.density_gate = ElementTable(num, lmax, density)
+        last = config.layers - 1
+        self.layers = nn.ModuleList(
+            Layer(config, density, domain, self.geometry, first=k == 0, last=k == last)
+            for k in range(config.layers)
+        )
+        self.num_node_scalars = self.layers[-1].readout.width
+        self.num_node_vectors = config.channels
+
+    def constants(self, r_ij: Tensor) -> Tensor:
+        """What the model computes of edges (E, 3) alone, (E, F): constant while atoms stay where they are."""
+        return self.geometry(r_ij)
+
+    def forward(self, graph: Graph, r_ij: Tensor, gradient: bool = True) -> Features:
+        """Features of a batch with `node_energy` (N,) and `edge_gradient` (E, 3), in units of the energy scale."""
+        edges = graph.inputs.get(CONSTANTS)
+        if edges is None or edges.dtype != r_ij.dtype:
+            edges = self.constants(r_ij)
+        slots = make_slots(graph)
+        elements = self.index(graph.atomic_numbers, edges.dtype)
+        channels = self._of_neighbors(elements, graph.edge_index[1])
+        edge_channels = None if channels is None else slots.fill(channels)
+        energies, g_slots, scalars, vectors = self.on_slots(
+            self.geometry.in_slots(edges, slots), edge_channels, slots, elements, self.attrs(graph), gradient
+        )
+        g = None if g_slots is None else g_slots.index_select(0, slots.slot)
+        return Features(scalars, vectors, node_energy=energies, edge_gradient=g)
+
+    def _of_neighbors(self, elements: Elements, j: Tensor) -> Tensor | None:
+        """Element channels of each edge's neighbour (E, W); None where there is one element."""
+        of_atoms = elements.one_hot if self.neighbor_channels is None else elements.pick(self.neighbor_channels)
+        if of_atoms is None or of_atoms.shape[1] == 1:
+            return None
+        return of_atoms.index_select(0, j)
+
+    def on_slots(
+        self,
+        geometry: Geometry,
+        channels: Tensor | None,
+        slots: Slots,
+        elements: Elements,
+        attrs: Tensor | None,
+        gradient: bool,
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        """Energies (N,), their sum's gradient to the pair vectors (R J, 3), and the last layer's features."""
+        n = elements.index.shape[0]
+        radial = geometry.radial
+        if channels is not None:
+            radial = (channels[..., :, None] * radial[..., None, :]).flatten(-2)  # (R, J, q)
+        density = slots.per_atom(geometry.harmonics.mT @ radial, n).transpose(0, 1) * self.scale  # (M, N, q)
+        density_gate = self.density_gate(elements)
+        gated_density = gated(density, density_gate)
+        energies, h, passes = density.new_zeros(n), None, list[Pass]()
+        for layer in self.layers:
+            a, sent = layer.mix_density(gated_density), None
+            if layer.message is not None:
+                s, sent = layer.message(h, geometry, slots)
+                a = a + layer.mix_message(s * self.scale)
+            mix_gate = layer.mix_gate(elements)
+            a = gated(a, mix_gate)
+            product, on_grid = layer.product(a)
+            product_gate = layer.product_gate(elements)
+            product = gated(product, product_gate)
+            x = product[0] if h is None else torch.cat([product[0], h[0]], dim=-1)  # (N, F)
+            e, g_readout = layer.readout(x, elements, attrs)
+            energies = energies + e
+            passes.append(Pass(sent, mix_gate, on_grid, product_gate, g_readout))
+            if layer.send is not None:
+                h = layer.send(product)
+                h = torch.cat([h[:1] + elements.pick(layer.send_bias), h[1:]])
+        first, end = self.geometry.spans[1]
+        vectors = a[first:end].transpose(0, 1)  # (N, 3, C)
+        g_slots = None
+        if gradient:
+            g_slots = self._reverse(geometry, channels, radial, slots, density_gate, passes)
+        return energies, g_slots, x, vectors
+
+    def _reverse(
+        self,
+        geometry: Geometry,
+        channels: Tensor | None,
+        radial: Tensor,
+        slots: Slots,
+        density_gate: Tensor | None,
+        passes: list[Pass],
+    ) -> Tensor:
+        """Gradient of the energy to the pair vectors in slots, (R J, 3)."""
+        g_density = g_h = g_harmonics = g_radial = None
+        for layer, kept in zip(reversed(self.layers), reversed(passes)):
+            width = layer.product.nu * layer.mix_density.weight.shape[-1]
+            g_product = kept.g_readout[None, :, :width]
+            if g_h is not None:
+                sent_on = layer.send.reverse(g_h)
+                g_product = torch.cat([sent_on[:1] + g_product, sent_on[1:]])
+            g_a = layer.product.reverse(kept.on_grid, gated(g_product, kept.product_gate))
+            g_a = gated(g_a, kept.mix_gate)
+            g_d = layer.mix_density.reverse(g_a)
+            g_density = g_d if g_density is None else g_density + g_d
+            if layer.message is not None:
+                g_s = layer.mix_message.reverse(g_a) * self.scale
+                g_h, g_y, g_b = layer.message.reverse(kept.sent, g_s, geometry, slots)
+                g_h = torch.cat([g_h[:1] + kept.g_readout[None, :, width:], g_h[1:]])
+                g_harmonics = g_y if g_harmonics is None else g_harmonics + g_y
+                g_radial = g_b if g_radial is None else g_radial + g_b
+        assert g_density is not None
+        g_rows = slots.per_row((gated(g_density, density_gate) * self.scale).transpose(0, 1))  # (R, M, q)
+        g_y, g_b = radial @ g_rows.mT, geometry.harmonics @ g_rows
+        if channels is not None:
+            g_b = (g_b.unflatten(-1, (channels.shape[-1], -1)) * channels[..., None]).sum(-2)
+        if g_harmonics is not None:
+            g_y, g_b = g_y + g_harmonics, g_b + g_radial
+        return self.geometry.gradient(geometry, g_y, g_b)

@@ -1,0 +1,92 @@
+"""Weights that depend on an atom's element, and attributes of its structure. Shapes: N atoms, Z elements."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from physicsml_ase.domain import Domain
+from physicsml_ase.graph import Graph
+from physicsml_ase.nn.constants import Constants
+from physicsml_ase.nn.features import NUM_ELEMENTS
+from physicsml_ase.nn.sphere import degree_of_rows
+
+FEW = 16
+"""Up to so many elements a product with one-hot vectors is quicker than picking rows, above all backwards."""
+
+
+class Elements(NamedTuple):
+    """Place of each atom's element among the model's."""
+
+    index: Tensor  # (N,) int64
+    one_hot: Tensor | None  # (N, Z), where elements are few
+
+    def pick(self, table: Tensor) -> Tensor:
+        """The row of each atom's element, (Z, F) -> (N, F)."""
+        return table.index_select(0, self.index) if self.one_hot is None else self.one_hot @ table
+
+
+class ElementIndex(Constants):
+    """From atomic numbers to places among the model's elements."""
+
+    places: Tensor
+
+    def __init__(self, elements: tuple[int, ...]) -> None:
+        super().__init__()
+        self.num = len(elements)
+        places = np.zeros(NUM_ELEMENTS, np.int64)
+        places[list(elements)] = np.arange(self.num)
+        self.constant("places", places)
+
+    def forward(self, atomic_numbers: Tensor, dtype: torch.dtype) -> Elements:
+        index = self.places.index_select(0, atomic_numbers)
+        if self.num > FEW:
+            return Elements(index, None)
+        return Elements(index, nn.functional.one_hot(index, self.num).to(dtype))
+
+
+class ElementTable(Constants):
+    """Factors of features by element and degree, which start as ones; of a single element there are none."""
+
+    rows: Tensor
+
+    def __init__(self, num_elements: int, lmax: int, width: int) -> None:
+        super().__init__()
+        self.table = None
+        if num_elements > 1:
+            self.table = nn.Parameter(torch.ones(lmax + 1, num_elements, width))
+        self.constant("rows", np.array(degree_of_rows(lmax)))
+
+    def forward(self, elements: Elements) -> Tensor | None:
+        """((lmax + 1)^2, N, F), or None."""
+        if self.table is None:
+            return None
+        table = self.table.index_select(0, self.rows)  # (M, Z, F)
+        if elements.one_hot is None:
+            return table.index_select(1, elements.index)
+        return elements.one_hot @ table
+
+
+def gated(x: Tensor, gate: Tensor | None) -> Tensor:
+    """Features times their factors, where there are any."""
+    return x if gate is None else x * gate
+
+
+class Attributes(nn.Module):
+    """Attributes of each atom's structure in units of their spread, (N, A)."""
+
+    shifts: Tensor
+    scales: Tensor
+
+    def __init__(self, domain: Domain) -> None:
+        super().__init__()
+        self.num = len(domain.attr_shifts)
+        self.register_buffer("shifts", torch.tensor(domain.attr_shifts), persistent=False)
+        self.register_buffer("scales", torch.tensor(domain.attr_scales), persistent=False)
+
+    def forward(self, graph: Graph) -> Tensor | None:
+        if not self.num:
+            return None
+        attrs = (graph.inputs["graph_attrs"].to(self.shifts.dtype) - self.shifts) / self.scales  # (S, A)
+        return attrs.index_select(0, graph.batch)

@@ -1,0 +1,59 @@
+"""Layers that come with their reverse pass, written as ordinary operations that training differentiates once.
+
+Shapes: N atoms, M = (lmax + 1)^2.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from physicsml_ase.nn.constants import Constants
+from physicsml_ase.nn.elements import Elements
+from physicsml_ase.nn.sphere import degree_of_rows
+
+
+class DegreeLinear(Constants):
+    """A linear map of channels for each degree, (M, N, a) -> (M, N, b)."""
+
+    rows: Tensor
+
+    def __init__(self, lmax: int, fan_in: int, fan_out: int, scale: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(lmax + 1, fan_in, fan_out) * scale * fan_in**-0.5)
+        self.constant("rows", np.array(degree_of_rows(lmax)))
+
+    def matrices(self) -> Tensor:
+        """The map of each row, (M, a, b)."""
+        return self.weight.index_select(0, self.rows)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.bmm(x, self.matrices())
+
+    def reverse(self, g: Tensor) -> Tensor:
+        """Gradient to the input from that to the output."""
+        return torch.bmm(g, self.matrices().mT)
+
+
+class Readout(nn.Module):
+    """Energy of each atom: a small network of its scalars and its element, plus a linear part."""
+
+    def __init__(self, width: int, hidden: int, num_elements: int, num_attrs: int) -> None:
+        super().__init__()
+        self.width = width
+        self.inward = nn.Parameter(torch.randn(width, hidden) * (2 / width) ** 0.5)
+        self.outward = nn.Parameter(torch.randn(hidden) * 0.1 * hidden**-0.5)
+        self.linear = nn.Parameter(torch.zeros(width))
+        self.hidden_bias = nn.Parameter(torch.randn(num_elements, hidden) * 0.3)
+        self.energy_bias = nn.Parameter(torch.zeros(num_elements, 1))
+        self.attrs = nn.Parameter(torch.randn(num_attrs, hidden) * num_attrs**-0.5) if num_attrs else None
+
+    def forward(self, x: Tensor, elements: Elements, attrs: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Energies (N,) and their gradient to x (N, F)."""
+        a = torch.addmm(elements.pick(self.hidden_bias), x, self.inward)
+        if self.attrs is not None and attrs is not None:
+            a = a + attrs @ self.attrs
+        s = torch.sigmoid(a)
+        silu = a * s
+        energies = silu @ self.outward + x @ self.linear + elements.pick(self.energy_bias)[:, 0]
+        slope = self.outward * (s + silu * (1 - s))  # d(SiLU)/da
+        return energies, torch.addmm(self.linear, slope, self.inward.T)
