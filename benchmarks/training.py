@@ -1,6 +1,6 @@
 """Errors on the test file after so many CPU seconds of one core, everything included.
 
-    VENVS=~/venvs taskset -c 1 python benchmarks/training.py run --source DATA --work WORK --peers mace:64x0e,nequip:l1_3x32
+    VENVS=~/venvs taskset -c 1 python benchmarks/training.py run --source DATA --work WORK --peers mace:64x0e
     python benchmarks/training.py table
     python benchmarks/training.py plot
 
@@ -70,11 +70,11 @@ def one(name: str, data: Path, peer: str, given: argparse.Namespace) -> None:
     ours = kind == "ours"
     print(f"{name} {peer} ...", flush=True)
     if ours:
-        train = [python(kind).parent / "physicsml-ase", "train", "--train", data / "train.xyz"]
-        train += ["--validation", data / "validation.xyz", "--time", f"{given.seconds}s", "-o", run, *given.ours]
+        train = [python(kind).parent / "physicsml-ase", "train", "-o", run, "--time", f"{given.seconds}s"]
+        train += ["--train", data / "train.xyz", "--validation", data / "validation.xyz", *given.ours]
     else:
-        train = [python(kind), HERE / "peers" / f"{kind}_peer.py", "train", "--config", config, "--data", data]
-        train += ["--run", run, "--seconds", str(given.seconds), "--batch", str(batch)]
+        train = [python(kind), HERE / "peers" / f"{kind}_peer.py", "train", "--config", config]
+        train += ["--data", data, "--run", run, "--seconds", str(given.seconds), "--batch", str(batch)]
     spent = measure(train, run.with_suffix(".log"), given.seconds * 5 / 3)
     evaluate = [python(kind), HERE / "peers" / f"{kind}_peer.py", "evaluate", "--data", data, "--run", run]
     out = subprocess.run(list(map(str, evaluate)), capture_output=True, text=True, env=one_thread())
@@ -140,13 +140,13 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 def table() -> str:
     """The rows as Markdown, and each of ours against the best peer of its set and budget."""
-    lines = ["| set | model | budget s | CPU s | energy meV/atom | forces meV/Å | structures/CPU s | MB | of the best peer |"]
-    lines.append("|---|---|---|---|---|---|---|---|---|")
+    head = ["set", "model", "budget s", "CPU s", "energy meV/atom", "forces meV/Å", "structures/CPU s", "MB"]
+    lines = ["| " + " | ".join([*head, "of the best peer"]) + " |", "|---" * (len(head) + 1) + "|"]
     rows = read_rows(ROWS)
     for row in rows:
         force = float(row["force_rmse_mev_A"])
-        rivals = [x for x in rows if x["peer"] != "ours" and (x["set"], x["budget_s"]) == (row["set"], row["budget_s"])]
-        best = min((float(x["force_rmse_mev_A"]) for x in rivals), default=None)
+        cell = [x for x in rows if (x["set"], x["budget_s"]) == (row["set"], row["budget_s"])]
+        best = min((float(x["force_rmse_mev_A"]) for x in cell if x["peer"] != "ours"), default=None)
         ratio = f"{force / best:.2f}" if best else ""
         lines.append(
             f"| {row['set']} | {row['peer']} {row['config']} | {row['budget_s']} | {float(row['cpu_s']):.0f} "

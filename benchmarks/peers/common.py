@@ -131,7 +131,9 @@ def evaluate(calculator: object, data: Path) -> dict[str, float]:
     return {"energy_rmse": rms(energy), "force_rmse": rms(np.concatenate(forces))}
 
 
-def main(train: Callable[..., None], calculator: Callable[[Path], object], configs: dict[str, object]) -> None:
+def main(
+    train: Callable[..., None], calculator: Callable[[Path], object], configs: dict[str, object]
+) -> None:
     """The command line of a peer."""
     parser = argparse.ArgumentParser()
     parser.add_argument("verb", choices=["train", "evaluate"])

@@ -29,7 +29,7 @@ def train(run: Path, data: Path, config: str, batch: int, seconds: float) -> Non
     loop = sys.modules["mace.tools.train"]
     step, report, fit = loop.take_step, loop.valid_err_log, tools.train
 
-    def take_step(model, loss_fn, batch, optimizer, **rest):  # noqa: ANN001, ANN003
+    def take_step(model, loss_fn, batch, optimizer, **rest):
         factor = budget.factor()
         for group in optimizer.param_groups:
             group["lr"] = factor * group.setdefault("budget_lr", group["lr"])
@@ -42,11 +42,11 @@ def train(run: Path, data: Path, config: str, batch: int, seconds: float) -> Non
             raise Spent
         return out
 
-    def valid_err_log(loss, metrics, *rest):  # noqa: ANN001, ANN002
+    def valid_err_log(loss, metrics, *rest):
         budget.validated(1000 * metrics["rmse_f"])
         report(loss, metrics, *rest)
 
-    def keeping(model, ema, **rest):  # noqa: ANN001, ANN003
+    def keeping(model, ema, **rest):
         kept.update(model=model, ema=ema)
         fit(model=model, ema=ema, **rest)
 

@@ -36,12 +36,11 @@ def train(run: Path, data: Path, config: str, batch: int, seconds: float) -> Non
 
 
 def calculator(run: Path) -> object:
-    """Eager, or the AOTInductor package where there is one."""
+    """Eager; AOTInductor if it is given a package that `nequip-compile` made."""
     from nequip.integrations.ase import NequIPCalculator
 
-    package = run / "model.nequip.pt2"
-    if package.exists():
-        return NequIPCalculator.from_compiled_model(str(package), device="cpu")
+    if run.suffix == ".pt2":
+        return NequIPCalculator.from_compiled_model(str(run), device="cpu")
     return NequIPCalculator._from_saved_model(str(run / "last.ckpt"), device="cpu")
 
 

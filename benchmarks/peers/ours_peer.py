@@ -7,11 +7,12 @@ import common
 CONFIGS: dict[str, object] = {}
 
 
-def calculator(run: Path) -> object:
-    """The model of a run."""
+def calculator(run: Path, backend: str | None = None) -> object:
+    """The model of a run, or of a file."""
     from physicsml_ase import PhysicsMLCalculator
 
-    return PhysicsMLCalculator(str(run / "model.ckpt" if run.is_dir() else run))
+    path = str(run / "model.ckpt" if run.is_dir() else run)
+    return PhysicsMLCalculator(path) if backend is None else PhysicsMLCalculator(path, backend=backend)
 
 
 if __name__ == "__main__":
