@@ -14,6 +14,7 @@ from physicsml_ase.config import config
 from physicsml_ase.config.declare import within
 from physicsml_ase.conventions import InputError
 from physicsml_ase.train.arguments import parameters
+from physicsml_ase.train.muon import MuonAdam, is_matrix
 from physicsml_ase.train.named import Arguments, Catalog, NamedConfig
 from physicsml_ase.train.schedule import Budget, WarmupCosine
 
@@ -23,7 +24,8 @@ OPTIMIZERS = Catalog(
         name: cls
         for name, cls in vars(torch.optim).items()
         if isinstance(cls, type) and issubclass(cls, Optimizer) and cls is not Optimizer
-    },
+    }
+    | {"MuonAdam": MuonAdam},
     reserved=("params",),
 )
 SCHEDULERS = Catalog(
@@ -67,7 +69,7 @@ class OptimizerConfig:
     """The optimizer."""
 
     name: str = "AdamW"
-    """A class of torch.optim."""
+    """A class of torch.optim, or MuonAdam: Muon for matrices, Adam for the rest."""
     config: Arguments = Field(default_factory=dict)
     """Its keyword arguments (lr, weight_decay, betas, ...); those left out are torch's. Biases, and all other
     weights with fewer than two dimensions, are not decayed."""
@@ -120,12 +122,20 @@ def build_optimizer(
     Weight decay pulls towards zero, which is a meaningful prior for matrices and not for biases, norms and
     tables of one number per element: these are in a group without it.
     """
-    trained = [p for _, p in named_parameters if p.requires_grad]
+    named = [(name, p) for name, p in named_parameters if p.requires_grad]
+    trained = [p for _, p in named]
     if not trained:
         raise InputError(f"{where}: nothing to train: every weight is frozen")
+    if config.name == "MuonAdam":
+        matrices = [p for name, p in named if is_matrix(name, p)]
+        rest = [p for name, p in named if not is_matrix(name, p)]
+        groups: list[dict[str, object]] = [{"params": matrices, "orthogonal": True}, {"params": rest, "weight_decay": 0.0}]
+        optimizer = OPTIMIZERS.build(config, where, {"params": [g for g in groups if g["params"]]})
+        assert isinstance(optimizer, Optimizer)
+        return optimizer
     takes = parameters(OPTIMIZERS.classes[config.name])
     decays = "weight_decay" in takes and config.config.get("weight_decay", takes["weight_decay"].default)
-    groups: list[dict[str, object]] = [{"params": trained}]
+    groups = [{"params": trained}]
     flat = [p for p in trained if p.ndim < 2]
     if decays and flat:
         groups = [{"params": [p for p in trained if p.ndim >= 2]}, {"params": flat, "weight_decay": 0.0}]

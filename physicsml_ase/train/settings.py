@@ -6,7 +6,7 @@ from pydantic import Field
 
 from physicsml_ase.config import ModelConfig, config
 from physicsml_ase.data.settings import DataModuleConfig
-from physicsml_ase.models.painn import PaiNNConfig
+from physicsml_ase.models.gaunt_ace import GauntACEConfig
 from physicsml_ase.nn.heads import HeadConfig
 from physicsml_ase.train.ema import EmaConfig
 from physicsml_ase.train.losses import LossTerm
@@ -46,7 +46,7 @@ class TransferConfig:
 class RunConfig:
     """A training run."""
 
-    model: ModelConfig = PaiNNConfig()
+    model: ModelConfig = GauntACEConfig()
     """Architecture and its hyperparameters, chosen by `name`."""
     datamodule: DataModuleConfig = DataModuleConfig()
     """Data, labels, batches and neighbour lists."""
