@@ -1,6 +1,6 @@
 """What a model is told about its data: resolved once, before training, and saved with the weights."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -26,6 +26,10 @@ class Domain:
     """Mean of each scalar label that a head learns, in the label's unit."""
     label_scales: dict[str, float] = Field(default_factory=dict)
     """RMS of each label that a head learns, in the label's unit."""
+    shortest_distances: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """Shortest distance within the cut-off of each pair of elements in the training data [Å], as {"H-O": 0.93}."""
+    short_range: Literal["zbl", "none"] = "zbl"
+    """Repulsion that begins below the shortest distances: ZBL and a spring, or none."""
     attrs: tuple[str, ...] = ()
     """Keys of `Atoms.info` that are inputs of the model, concatenated as `graph_attrs`."""
     attr_shifts: tuple[float, ...] = ()

@@ -16,6 +16,7 @@ from physicsml_ase.conventions import Label
 from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph, edge_vectors
 from physicsml_ase.nn.features import NUM_ELEMENTS, Features, mlp, segment_sum
+from physicsml_ase.nn.wall import Wall
 from physicsml_ase.nn.heads import DERIVED, HeadConfig, LabelHead
 
 
@@ -50,6 +51,8 @@ class Potential(nn.Module):
         """Whether the model returns its energy's gradient itself, so that nothing is differentiated for forces."""
         own_energy = self.has_energy and not self.explicit
         self.energy_head = mlp(scalars, scalars, 1) if own_energy else None
+        walled = self.has_energy and domain.short_range == "zbl" and bool(domain.shortest_distances)
+        self.wall = Wall(domain.shortest_distances) if walled else None
         self.references = ReferenceEnergies(domain.atomic_energies)
 
     @property
@@ -81,7 +84,9 @@ class Potential(nn.Module):
             if derivatives:
                 (g,) = torch.autograd.grad(out["energy"].sum(), r_ij, create_graph=self.training)
                 with torch.set_grad_enabled(self.training):
-                    out = forces_and_stress(graph, r_ij.detach(), g) | out
+                    out = self._with_wall(graph, r_ij.detach(), out, g)
+            else:
+                out = self._with_wall(graph, r_ij.detach(), out, None)
         return out if self.training else {name: value.detach() for name, value in out.items()}
 
     def _forward_explicit(self, graph: Graph, derivatives: bool) -> dict[str, Tensor]:
@@ -92,8 +97,20 @@ class Potential(nn.Module):
             out = self._outputs(graph, r_ij.to(self.dtype), features)
             if derivatives:
                 g = features.edge_gradient.double() * self.domain.energy_scale
-                out = forces_and_stress(graph, r_ij, g) | out
-        return out
+                return self._with_wall(graph, r_ij, out, g)
+            return self._with_wall(graph, r_ij, out, None)
+
+    def _with_wall(
+        self, graph: Graph, r_ij: Tensor, out: dict[str, Tensor], g: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The outputs with the wall's energies, and the derivatives where the learned energy's gradient g is given."""
+        wall = self.wall(graph, r_ij) if self.wall is not None else None
+        if wall is not None:
+            energies, g_wall = wall
+            energy = out["energy"] + segment_sum(energies, graph.batch, graph.num_atoms.shape[0])
+            out = out | {"energy": energy, "energies": out["energies"] + energies}
+            g = None if g is None else g + g_wall
+        return out if g is None else forces_and_stress(graph, r_ij, g) | out
 
     def _predict(self, graph: Graph, r_ij: Tensor) -> dict[str, Tensor]:
         """Everything but the energy's derivatives."""

@@ -74,6 +74,7 @@ def resolve_domain(survey: Survey, recipe: Recipe, references_wanted: Wanted = N
         avg_num_neighbors=neighbors or 1.0,
         atomic_energies=references.energies,
         energy_scale=scale,
+        shortest_distances=survey.shortest_distances,
         label_shifts={x.name: float(survey.moments[x.name].mean[0]) for x in survey.labels if x.shape == ()},
         label_scales=_label_scales(survey, force_square),
         attrs=recipe.attrs,

@@ -9,12 +9,14 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from torch import Tensor
 
 from physicsml_ase.conventions import Label
 from physicsml_ase.data.flat import Flat
 from physicsml_ase.data.sources import Source
+from physicsml_ase.graph import edge_vectors
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -50,6 +52,7 @@ class Survey:
         """Structures that have each label, at least in part."""
         self.moments: dict[str, Moments] = defaultdict(Moments)
         """Of each label's components, and of "graph_attrs"."""
+        self._closest = torch.full((NUM_ELEMENTS * NUM_ELEMENTS,), torch.inf, dtype=torch.float64)
         self._columns: dict[str, list[Floats]] = defaultdict(list)
         self._compositions: list[tuple[Ints, NDArray[np.uint16 | np.uint32]]] = []
 
@@ -76,6 +79,13 @@ class Survey:
         for part, (z, counts) in zip(parts, self._compositions):
             part[:, np.searchsorted(self.elements, z)] = counts
         return np.concatenate(parts)
+
+    @property
+    def shortest_distances(self) -> dict[str, float]:
+        """Shortest distance of each pair of elements that are neighbours somewhere [Å], by symbols: {"H-O": 0.93}."""
+        table = self._closest.view(NUM_ELEMENTS, NUM_ELEMENTS)
+        pairs = torch.isfinite(table).triu().nonzero().tolist()
+        return {f"{chemical_symbols[a]}-{chemical_symbols[b]}": float(table[a, b]) for a, b in pairs}
 
     @property
     def isolated(self) -> NDArray[np.bool_]:
@@ -106,6 +116,7 @@ class Survey:
         for name, values in (rows | {"force_square": square, "force_max": largest}).items():
             self._columns[name].append(values.numpy())
         self._columns["source"].append(np.full(size, source, dtype=np.uint32))
+        self._add_distances(flat)
         for label in self.labels:
             target = flat.arrays[label.level][f"targets.{label.name}"]
             has = ~target.isnan().flatten(1).all(1) if label.shape else ~target.isnan()
@@ -117,6 +128,14 @@ class Survey:
             self.moments[label.name].add(finite[np.isfinite(finite)][:, None])
         if "inputs.graph_attrs" in of:
             self.moments["graph_attrs"].add(of["inputs.graph_attrs"].numpy())
+
+    def _add_distances(self, flat: Flat) -> None:
+        graph = flat.to_graph()
+        d = edge_vectors(graph).square().sum(1).sqrt()
+        i, j = graph.atomic_numbers[graph.edge_index]
+        apart = d > 0  # an atom is no neighbour of itself
+        pairs = (i * NUM_ELEMENTS + j)[apart]
+        self._closest = self._closest.scatter_reduce(0, pairs, d[apart], "amin")
 
 
 def _force_sizes(forces: Tensor | None, batch: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -100,6 +100,7 @@ def _with_given_numbers(config: RunConfig, domain: Domain) -> Domain:
         domain,
         energy_scale=config.energy_scale or domain.energy_scale,
         avg_num_neighbors=config.avg_num_neighbors or domain.avg_num_neighbors,
+        short_range=config.short_range,
     )
 
 
@@ -125,11 +126,18 @@ def _as_before(config: RunConfig, domain: Domain, before: Domain) -> Domain:
         avg_num_neighbors=before.avg_num_neighbors,
         elements=tuple(sorted({*domain.elements, *before.elements})),
         atomic_energies=energies,
+        shortest_distances=shorter_of(domain.shortest_distances, before.shortest_distances),
+        short_range=config.short_range,
         label_shifts=domain.label_shifts | before.label_shifts,
         label_scales=domain.label_scales | before.label_scales,
         attr_shifts=before.attr_shifts,
         attr_scales=before.attr_scales,
     )
+
+
+def shorter_of(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
+    """Of each pair of elements the shorter distance."""
+    return {pair: min(d for d in (a.get(pair), b.get(pair)) if d is not None) for pair in sorted({*a, *b})}
 
 
 def _warn_of_other_level(domain: Domain, before: Domain) -> None:

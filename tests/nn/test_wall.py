@@ -1,0 +1,50 @@
+"""The wall: zero for what was seen, smooth where it ends, the gradient of its energy, ZBL where cores overlap."""
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.units import Bohr, Hartree
+
+from physicsml_ase.atoms import to_graph
+from physicsml_ase.graph import edge_vectors
+from physicsml_ase.nn.wall import FACTORS, Wall, repulsion
+
+WALL = Wall({"H-O": 0.9, "O-O": 2.2}).double()
+
+
+def wall(atoms: Atoms) -> tuple[float, np.ndarray]:
+    graph = to_graph(atoms, 4.0)
+    out = WALL(graph, edge_vectors(graph))
+    return (0.0, np.zeros((0, 3))) if out is None else (out[0].sum().item(), out[1].numpy())
+
+
+def test_zero_from_the_shortest_distance_on() -> None:
+    assert wall(Atoms("OH", [[0, 0, 0], [0.9, 0, 0]]))[0] == 0
+    assert wall(Atoms("HH", [[0, 0, 0], [0.1, 0, 0]]))[0] == 0  # a pair that no distance is known of
+    assert wall(Atoms("OH", [[0, 0, 0], [0.8, 0, 0]]))[0] > 0
+
+
+@pytest.mark.parametrize("d", [0.05, 0.3, 0.6, 0.85, 0.8999])
+def test_gradient(d: float) -> None:
+    ends = [wall(Atoms("OH", [[0, 0, 0], [0, d + h, 0]]))[0] for h in (1e-6, -1e-6)]
+    slope = (ends[0] - ends[1]) / 2e-6
+    _, g = wall(Atoms("OH", [[0, 0, 0], [0, d, 0]]))
+    # both edges of the pair, and opposite
+    assert g[0, 1] - g[1, 1] == pytest.approx(slope, rel=1e-5, abs=1e-7)
+
+
+def test_is_zbl_where_cores_overlap() -> None:
+    """phi(1) = 0.00741 + 0.19870 + 0.18730 + 0.02303 by hand, and 1 at no distance."""
+    z = torch.tensor([8.0], dtype=torch.float64)
+    a = 0.8854 * Bohr / (2 * 8**0.23)
+    d = torch.tensor([a], dtype=torch.float64)
+    energy, _ = repulsion(d, torch.tensor([1e6], dtype=torch.float64), z, z)
+    assert energy.item() - 100 == pytest.approx(Hartree * Bohr * 64 / a * 0.41644, rel=1e-4)
+    assert sum(FACTORS) == pytest.approx(1)
+
+
+def test_three_atoms_add() -> None:
+    close = Atoms("OHO", [[0, 0, 0], [0.7, 0, 0], [0, 1.9, 0]])
+    pairs = [wall(close[[0, 1]])[0], wall(close[[0, 2]])[0], wall(close[[1, 2]])[0]]
+    assert wall(close)[0] == pytest.approx(sum(pairs))
