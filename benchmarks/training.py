@@ -118,7 +118,9 @@ def measure(command: list[str | Path], log: Path, limit: float) -> dict[str, flo
         process = subprocess.Popen(
             ["timeout", str(limit), *map(str, command)], stdout=stream, stderr=stream, env=one_thread()
         )
-        _, _, usage = os.wait4(process.pid, 0)
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        print(f"ended with status {os.waitstatus_to_exitcode(status)}: {log}", flush=True)
     return {
         "cpu_s": round(usage.ru_utime + usage.ru_stime, 1),
         "wall_s": round(time.perf_counter() - began, 1),

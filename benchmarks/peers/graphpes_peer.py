@@ -5,7 +5,7 @@ from pathlib import Path
 
 import common
 
-CONFIGS = {"PaiNN": {"cutoff": 5.0}}
+CONFIGS = {"PaiNN": 0.005, "PaiNN_lr0.001": 0.001}  # learning rates
 BUDGET: common.Budget  # of the run, which the YAML config can only name
 FRAMES = 0
 
@@ -52,13 +52,13 @@ def _config(run: Path, data: Path, config: str, batch: int) -> dict:
         },
         "model": {
             "offset": {"+FixedOffset": common.reference(data, shifted=True)},
-            "many-body": {"+PaiNN": CONFIGS[config]},
+            "many-body": {"+PaiNN": {"cutoff": 5.0}},
         },
         "data": {"train": str(data / "train.xyz"), "valid": str(data / "validation.xyz")},
         "loss": [{"+PerAtomEnergyLoss": {"weight": 10.0}}, "+ForceRMSE()"],
         "fitting": {
             "trainer_kwargs": {"max_epochs": 100000, "accelerator": "cpu"},
-            "optimizer": {"name": "AdamW", "lr": 0.005},
+            "optimizer": {"name": "AdamW", "lr": CONFIGS[config]},
             "loader_kwargs": {"batch_size": batch, "num_workers": 0, "persistent_workers": False},
             "callbacks": ["+graphpes_peer.keeper()"],
         },
