@@ -16,8 +16,8 @@ from physicsml_ase.conventions import Label
 from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph, edge_vectors
 from physicsml_ase.nn.features import NUM_ELEMENTS, Features, mlp, segment_sum
-from physicsml_ase.nn.wall import Wall
 from physicsml_ase.nn.heads import DERIVED, HeadConfig, LabelHead
+from physicsml_ase.nn.wall import Wall
 
 
 class Potential(nn.Module):
@@ -103,7 +103,7 @@ class Potential(nn.Module):
     def _with_wall(
         self, graph: Graph, r_ij: Tensor, out: dict[str, Tensor], g: Tensor | None
     ) -> dict[str, Tensor]:
-        """The outputs with the wall's energies, and the derivatives where the learned energy's gradient g is given."""
+        """The outputs with the wall, and the derivatives where the learned energy's gradient g is given."""
         wall = self.wall(graph, r_ij) if self.wall is not None else None
         if wall is not None:
             energies, g_wall = wall

@@ -14,7 +14,7 @@ from physicsml_ase.data.references import Wanted
 from physicsml_ase.data.resolve import Resolved, resolve
 from physicsml_ase.data.sets import Spec
 from physicsml_ase.data.settings import DataModuleConfig, PredictBatches
-from physicsml_ase.data.store import Store
+from physicsml_ase.data.store import EdgeConstants, MemoryStore, Store
 from physicsml_ase.data.workers import worker_count
 from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph
@@ -88,7 +88,29 @@ class DataModule(pl.LightningDataModule):
         stores = self.resolve().stores
         store = next(iter((stores["validation"] or stores["train"]).values()))
         places = np.unique(np.linspace(0, len(store) - 1, count).astype(np.int64))
-        return [store.read(places[k : k + 1]) for k in range(len(places))]
+        graphs = [store.read(places[k : k + 1]) for k in range(len(places))]
+        attrs = ("graph_attrs",)  # and not what a model computed of them
+        return [g._replace(inputs={k: v for k, v in g.inputs.items() if k in attrs}) for g in graphs]
+
+    def keep_constants(self, constants: EdgeConstants, most_bytes: int) -> None:
+        """Keep what a model computes of edges beside those of the training and validation sets in memory.
+
+        Sets that would need more than `most_bytes`, or that are not in memory, compute it anew for each batch.
+        """
+        for set_ in ("train", "validation"):
+            stores = [x for x in self.resolve().stores[set_].values() if isinstance(x, MemoryStore)]
+            edges = sum(int(store.num_edges.sum()) for store in stores)
+            # all sources of a set or none: their batches are learned from as one
+            if len(stores) < len(self.resolve().stores[set_]) or not edges:
+                continue
+            kept = 4 * constants.width * edges <= most_bytes
+            log.info(
+                "%s: %d edges x %d bytes of constants, %.3g MB: %s",
+                *(set_, edges, 4 * constants.width, 4e-6 * constants.width * edges),
+                "computed once and kept" if kept else "too much to keep, computed for each batch",
+            )
+            for store in stores if kept else []:
+                store.keep_constants(constants)
 
     def setup(self, stage: str | None = None) -> None:
         """Lightning's hook: resolve, unless it was done before."""

@@ -6,11 +6,12 @@ Shapes: S structures.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from physicsml_ase.data.flat import Arrays, Flat
 from physicsml_ase.data.frames import CHUNK, Recipe
@@ -36,6 +37,17 @@ class Store(Protocol):
 
     def read(self, indices: Ints) -> Graph:
         """The structures at `indices` as one batch, in that order."""
+
+
+class EdgeConstants(NamedTuple):
+    """Numbers of each edge that a model computes from its pair vector alone, and needs in every epoch."""
+
+    name: str
+    """Under which a graph's inputs hold them."""
+    compute: Callable[[Graph], Tensor]
+    """All edges' numbers, (E, F)."""
+    width: int
+    """F, as float32."""
 
 
 class LiveStore:
@@ -90,6 +102,17 @@ class MemoryStore:
 
     def __len__(self) -> int:
         return len(self.flat)
+
+    def keep_constants(self, constants: EdgeConstants) -> None:
+        """Compute these once and keep them beside the edges: 4 F bytes each."""
+        whole = torch.empty(int(self.flat.starts["edge"][-1]), constants.width)
+        start = 0
+        for part in pieces(self.flat):
+            values = constants.compute(part.to_graph())
+            whole[start : start + len(values)] = values
+            start += len(values)
+        edges = {**self.flat.arrays["edge"], f"inputs.{constants.name}": whole}
+        self.flat = Flat({**self.flat.arrays, "edge": edges})
 
     def read(self, indices: Ints) -> Graph:
         return self.flat.take(torch.as_tensor(indices)).to_graph()

@@ -17,7 +17,8 @@ Shapes: N atoms, E edges, R rows of J slots (`nn.slots`), M = (lmax + 1)^2, C ch
 features are lm-major, (M, N, C).
 """
 
-from typing import Annotated, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -32,7 +33,6 @@ from physicsml_ase.nn.features import Features
 from physicsml_ase.nn.geometry import EdgeGeometry, Geometry
 from physicsml_ase.nn.slots import Slots, make_slots, swap
 from physicsml_ase.nn.sphere import OnGrid, SphereProduct, degrees
-
 
 CONSTANTS = "edge_constants"
 """Input of a graph that holds `GauntACE.constants` of its edges, made when batches are prepared."""
@@ -123,17 +123,31 @@ class Message(nn.Module):
 
 def add_spans(x: Tensor, extra: dict[tuple[int, int], Tensor]) -> Tensor:
     """x (R, J, M) plus what is given for some spans of its last dimension."""
-    padded = [
-        nn.functional.pad(part, (first, x.shape[-1] - end)) for (first, end), part in extra.items()
-    ]
+    padded = [nn.functional.pad(part, (first, x.shape[-1] - end)) for (first, end), part in extra.items()]
     return sum(padded, x)
 
 
 class Layer(nn.Module):
     """One layer: mixing, products, readout and, unless it is the last, what is told to neighbours."""
 
+    message: Message | None
+    mix_density: DegreeLinear
+    mix_message: DegreeLinear | None
+    mix_gate: ElementTable
+    product: SphereProduct
+    product_gate: ElementTable
+    readout: Readout
+    send: DegreeLinear | None
+    send_bias: nn.Parameter | None
+
     def __init__(
-        self, config: GauntACEConfig, density: int, domain: Domain, geometry: EdgeGeometry, first: bool, last: bool
+        self,
+        config: GauntACEConfig,
+        density: int,
+        domain: Domain,
+        geometry: EdgeGeometry,
+        first: bool,
+        last: bool,
     ) -> None:
         super().__init__()
         c, lmax, nu = config.channels, config.max_ell, config.correlation
@@ -166,6 +180,7 @@ class GauntACE(nn.Module):
     """Energies of the atoms and the energy's gradient to the pair vectors, in one pass."""
 
     gives_gradient = True
+    constants_name = CONSTANTS
 
     def __init__(self, config: GauntACEConfig, domain: Domain) -> None:
         super().__init__()
@@ -184,8 +199,14 @@ class GauntACE(nn.Module):
             Layer(config, density, domain, self.geometry, first=k == 0, last=k == last)
             for k in range(config.layers)
         )
-        self.num_node_scalars = self.layers[-1].readout.width
+        self.core: Callable[..., Any] | None = None
+        """What computes in place of `on_slots` for the moment: the same, compiled."""
+        self.num_node_scalars = self.in_order()[-1].readout.width
         self.num_node_vectors = config.channels
+
+    def in_order(self) -> list[Layer]:
+        """The layers, first to last."""
+        return [layer for layer in self.layers if isinstance(layer, Layer)]
 
     def constants(self, r_ij: Tensor) -> Tensor:
         """What the model computes of edges (E, 3) alone, (E, F): constant while atoms stay where they are."""
@@ -200,7 +221,7 @@ class GauntACE(nn.Module):
         elements = self.index(graph.atomic_numbers, edges.dtype)
         channels = self._of_neighbors(elements, graph.edge_index[1])
         edge_channels = None if channels is None else slots.fill(channels)
-        energies, g_slots, scalars, vectors = self.on_slots(
+        energies, g_slots, scalars, vectors = (self.core or self.on_slots)(
             self.geometry.in_slots(edges, slots), edge_channels, slots, elements, self.attrs(graph), gradient
         )
         g = None if g_slots is None else g_slots.index_select(0, slots.slot)
@@ -208,7 +229,9 @@ class GauntACE(nn.Module):
 
     def _of_neighbors(self, elements: Elements, j: Tensor) -> Tensor | None:
         """Element channels of each edge's neighbour (E, W); None where there is one element."""
-        of_atoms = elements.one_hot if self.neighbor_channels is None else elements.pick(self.neighbor_channels)
+        of_atoms = (
+            elements.one_hot if self.neighbor_channels is None else elements.pick(self.neighbor_channels)
+        )
         if of_atoms is None or of_atoms.shape[1] == 1:
             return None
         return of_atoms.index_select(0, j)
@@ -223,7 +246,7 @@ class GauntACE(nn.Module):
         gradient: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         """Energies (N,), their sum's gradient to the pair vectors (R J, 3), and the last layer's features."""
-        n = elements.index.shape[0]
+        n = elements.place.shape[0]
         radial = geometry.radial
         if channels is not None:
             radial = (channels[..., :, None] * radial[..., None, :]).flatten(-2)  # (R, J, q)
@@ -231,9 +254,9 @@ class GauntACE(nn.Module):
         density_gate = self.density_gate(elements)
         gated_density = gated(density, density_gate)
         energies, h, passes = density.new_zeros(n), None, list[Pass]()
-        for layer in self.layers:
+        for layer in self.in_order():
             a, sent = layer.mix_density(gated_density), None
-            if layer.message is not None:
+            if layer.message is not None and layer.mix_message is not None and h is not None:
                 s, sent = layer.message(h, geometry, slots)
                 a = a + layer.mix_message(s * self.scale)
             mix_gate = layer.mix_gate(elements)
@@ -245,7 +268,7 @@ class GauntACE(nn.Module):
             e, g_readout = layer.readout(x, elements, attrs)
             energies = energies + e
             passes.append(Pass(sent, mix_gate, on_grid, product_gate, g_readout))
-            if layer.send is not None:
+            if layer.send is not None and layer.send_bias is not None:
                 h = layer.send(product)
                 h = torch.cat([h[:1] + elements.pick(layer.send_bias), h[1:]])
         first, end = self.geometry.spans[1]
@@ -266,17 +289,17 @@ class GauntACE(nn.Module):
     ) -> Tensor:
         """Gradient of the energy to the pair vectors in slots, (R J, 3)."""
         g_density = g_h = g_harmonics = g_radial = None
-        for layer, kept in zip(reversed(self.layers), reversed(passes)):
+        for layer, kept in zip(reversed(self.in_order()), reversed(passes)):
             width = layer.product.nu * layer.mix_density.weight.shape[-1]
             g_product = kept.g_readout[None, :, :width]
-            if g_h is not None:
+            if layer.send is not None and g_h is not None:
                 sent_on = layer.send.reverse(g_h)
                 g_product = torch.cat([sent_on[:1] + g_product, sent_on[1:]])
             g_a = layer.product.reverse(kept.on_grid, gated(g_product, kept.product_gate))
             g_a = gated(g_a, kept.mix_gate)
             g_d = layer.mix_density.reverse(g_a)
             g_density = g_d if g_density is None else g_density + g_d
-            if layer.message is not None:
+            if layer.message is not None and layer.mix_message is not None and kept.sent is not None:
                 g_s = layer.mix_message.reverse(g_a) * self.scale
                 g_h, g_y, g_b = layer.message.reverse(kept.sent, g_s, geometry, slots)
                 g_h = torch.cat([g_h[:1] + kept.g_readout[None, :, width:], g_h[1:]])
@@ -287,6 +310,6 @@ class GauntACE(nn.Module):
         g_y, g_b = radial @ g_rows.mT, geometry.harmonics @ g_rows
         if channels is not None:
             g_b = (g_b.unflatten(-1, (channels.shape[-1], -1)) * channels[..., None]).sum(-2)
-        if g_harmonics is not None:
+        if g_harmonics is not None and g_radial is not None:
             g_y, g_b = g_y + g_harmonics, g_b + g_radial
         return self.geometry.gradient(geometry, g_y, g_b)

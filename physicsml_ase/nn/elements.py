@@ -19,12 +19,12 @@ FEW = 16
 class Elements(NamedTuple):
     """Place of each atom's element among the model's."""
 
-    index: Tensor  # (N,) int64
+    place: Tensor  # (N,) int64
     one_hot: Tensor | None  # (N, Z), where elements are few
 
     def pick(self, table: Tensor) -> Tensor:
         """The row of each atom's element, (Z, F) -> (N, F)."""
-        return table.index_select(0, self.index) if self.one_hot is None else self.one_hot @ table
+        return table.index_select(0, self.place) if self.one_hot is None else self.one_hot @ table
 
 
 class ElementIndex(Constants):
@@ -40,10 +40,10 @@ class ElementIndex(Constants):
         self.constant("places", places)
 
     def forward(self, atomic_numbers: Tensor, dtype: torch.dtype) -> Elements:
-        index = self.places.index_select(0, atomic_numbers)
+        place = self.places.index_select(0, atomic_numbers)
         if self.num > FEW:
-            return Elements(index, None)
-        return Elements(index, nn.functional.one_hot(index, self.num).to(dtype))
+            return Elements(place, None)
+        return Elements(place, nn.functional.one_hot(place, self.num).to(dtype))
 
 
 class ElementTable(Constants):
@@ -64,7 +64,7 @@ class ElementTable(Constants):
             return None
         table = self.table.index_select(0, self.rows)  # (M, Z, F)
         if elements.one_hot is None:
-            return table.index_select(1, elements.index)
+            return table.index_select(1, elements.place)
         return elements.one_hot @ table
 
 

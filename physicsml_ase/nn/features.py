@@ -17,7 +17,9 @@ class Features(NamedTuple):
     node_scalars: Tensor  # (N, F) invariant
     node_vectors: Tensor | None = None  # (N, 3, F) equivariant, odd under inversion
     edge_scalars: Tensor | None = None  # (E, F) invariant
-    node_energy: Tensor | None = None  # (N,) in units of the energy scale, of a model that has its own readout
+    node_energy: Tensor | None = (
+        None  # (N,) in units of the energy scale, of a model that has its own readout
+    )
     edge_gradient: Tensor | None = None  # (E, 3) of the sum of `node_energy` to r_ij, of one that gives it
 
 

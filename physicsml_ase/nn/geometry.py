@@ -33,7 +33,8 @@ class EdgeGeometry(Constants):
     """Harmonics, and Bessel functions in a stretched coordinate.
 
     B_k = sqrt(2) sin(k pi s) / s f(x), with x = d / cutoff, f the envelope of DimeNet (arXiv:2003.03123, eq. 8), and
-    s = x (1 + a) / (x + a), a = scale / cutoff: the waves are shorter at short distance, where energies change fastest.
+    s = x (1 + a) / (x + a), a = scale / cutoff: waves are shorter at short distance, where
+    energies change fastest.
     """
 
     orders: Tensor
@@ -82,7 +83,7 @@ class EdgeGeometry(Constants):
         return Geometry(*slots.fill(edges).split(self.widths, dim=-1))
 
     def gradient(self, geometry: Geometry, g_harmonics: Tensor, g_radial: Tensor) -> Tensor:
-        """Gradient to the pair vectors, (R J, 3), from those to harmonics (R, J, M) and radial functions (R, J, K)."""
+        """Gradient to pair vectors, (R J, 3), from those to harmonics (R, J, M) and radial functions (R, J, K)."""
         flat = Geometry(*(part.flatten(0, 1) for part in geometry))
         along = (g_radial.flatten(0, 1) * flat.slope).sum(-1, keepdim=True)
         across = self.sphere.tangent(flat.direction, flat.harmonics, g_harmonics.flatten(0, 1))

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.integrate import lebedev_rule
 from scipy.special import lpmv
-from torch import Tensor, nn
+from torch import Tensor
 
 from physicsml_ase.nn.constants import Constants
 

@@ -47,7 +47,9 @@ class Wall(Constants):
         i, j = graph.edge_index
         z = graph.atomic_numbers
         squared = r_ij.square().sum(1)
-        outer = self.outer.double().index_select(0, z.index_select(0, i) * NUM_ELEMENTS + z.index_select(0, j))
+        outer = self.outer.double().index_select(
+            0, z.index_select(0, i) * NUM_ELEMENTS + z.index_select(0, j)
+        )
         near = ((squared < outer.square()) & (squared > 0)).nonzero()[:, 0]
         if not near.shape[0]:
             return None

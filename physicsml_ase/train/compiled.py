@@ -5,6 +5,8 @@ energy together with its derivatives first leaves one function whose ordinary, s
 """
 
 import logging
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +22,16 @@ log = logging.getLogger("physicsml_ase")
 Compiled = Callable[[list[Tensor], list[Tensor], Tensor], list[Tensor]]
 
 
+WORTH_SECONDS = 600.0
+"""Runs of at least this length are compiled where that is left to us: it takes half a minute or more, and makes
+training one and a half times as fast."""
+
+
+def can_compile() -> bool:
+    """Whether there is a compiler that torch.compile can use for CPUs."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+
+
 class CompiledPotential:
     """Predicts what a potential in training mode predicts, from code compiled at its first batch."""
 
@@ -30,14 +42,19 @@ class CompiledPotential:
         """Whether the compiled code was found to be wrong, and the plain code is used."""
         self._function: Compiled | None = None
         self._names: list[str] = []
+        self._core: Callable[..., Any] | None = None
 
     def __call__(self, graph: Graph) -> dict[str, Tensor]:
         """As `Potential.forward`; the first call compiles, which takes about half a minute."""
         # sizes of 0 and 1, and equal sizes, would be compiled anew each time
         if self.given_up or not _ordinary(graph):
             return self.potential(graph)
+        if self.potential.explicit:
+            return self._explicitly(graph)
         with torch.no_grad():
             r_ij = edge_vectors(graph)
+            if self.potential.wall is not None and self.potential.wall(graph, r_ij) is not None:
+                return self.potential(graph)  # which no structure of the training data needs
         weights: list[Tensor] = list(self.potential.parameters())
         tensors = _without_labels(graph)
         if self._function is None:
@@ -47,6 +64,26 @@ class CompiledPotential:
                 self.given_up = True
                 return self(graph)
         return dict(zip(self._names, self._function(weights, tensors, r_ij)))
+
+    def _explicitly(self, graph: Graph) -> dict[str, Tensor]:
+        """A model that writes out its gradient is compiled as it is: its training differentiates only once."""
+        model = self.potential.model
+        first = self._core is None
+        if self._core is None:
+            log.info("compiling the training step, once")
+            try:
+                self._core = torch.compile(model.on_slots, dynamic=True, **self.options)
+            except TypeError as error:
+                raise InputError(f"compile: {error}") from None
+        model.core = self._core
+        try:
+            out = self.potential(graph)
+        finally:
+            model.core = None
+        if first and not self._agrees(graph, out):
+            self.given_up = True
+            return self(graph)
+        return out
 
     def _agrees(self, graph: Graph, compiled: Mapping[str, Tensor]) -> bool:
         """Whether the compiled code says what the plain code says: compilers have bugs."""

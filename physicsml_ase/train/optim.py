@@ -129,7 +129,10 @@ def build_optimizer(
     if config.name == "MuonAdam":
         matrices = [p for name, p in named if is_matrix(name, p)]
         rest = [p for name, p in named if not is_matrix(name, p)]
-        groups: list[dict[str, object]] = [{"params": matrices, "orthogonal": True}, {"params": rest, "weight_decay": 0.0}]
+        groups: list[dict[str, object]] = [
+            {"params": matrices, "orthogonal": True},
+            {"params": rest, "weight_decay": 0.0},
+        ]
         optimizer = OPTIMIZERS.build(config, where, {"params": [g for g in groups if g["params"]]})
         assert isinstance(optimizer, Optimizer)
         return optimizer

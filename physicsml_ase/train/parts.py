@@ -6,19 +6,25 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from physicsml_ase.checkpoint import build_potential, read_checkpoint, stored_dtype
 from physicsml_ase.config import did_you_mean, to_plain
 from physicsml_ase.conventions import InputError
 from physicsml_ase.data.datamodule import DataModule
 from physicsml_ase.data.sets import Spec
+from physicsml_ase.data.store import EdgeConstants
 from physicsml_ase.domain import Domain
+from physicsml_ase.graph import Graph, edge_vectors
 from physicsml_ase.potential import Potential
+from physicsml_ase.train.compiled import WORTH_SECONDS, can_compile
 from physicsml_ase.train.losses import LossTerm, default_loss
 from physicsml_ase.train.settings import RunConfig
 from physicsml_ase.train.transfer import adopt, freeze
 
 log = logging.getLogger("physicsml_ase")
+MOST_BYTES = 2 * 1024**3
+"""Memory that constants of edges may take in each set."""
 MUCH = 0.5
 """Difference of reference energies [eV/atom] that other structures of the same kind do not explain."""
 
@@ -93,6 +99,26 @@ def make_loss(config: RunConfig, potential: Potential) -> dict[str, LossTerm]:
         if term.per_atom and names[name] != "structure":
             raise InputError(f"loss.{name}.per_atom: true, but {name} is one per {names[name]} already")
     return dict(config.loss)
+
+
+def worth_compiling(config: RunConfig, potential: Potential) -> bool:
+    """Whether to compile the training step where that is left to us."""
+    length = config.trainer.max_time
+    long = length is not None and length.total_seconds() >= WORTH_SECONDS
+    return potential.explicit and long and can_compile()
+
+
+def keep_constants(potential: Potential, datamodule: DataModule) -> None:
+    """Have the datamodule keep what the model would compute of every edge in every epoch."""
+    if potential.explicit and potential.dtype == torch.float32:
+        model = potential.model
+
+        def compute(graph: Graph) -> Tensor:
+            with torch.no_grad():
+                return model.constants(edge_vectors(graph).float())
+
+        constants = EdgeConstants(model.constants_name, compute, model.geometry.width)
+        datamodule.keep_constants(constants, MOST_BYTES)
 
 
 def _with_given_numbers(config: RunConfig, domain: Domain) -> Domain:

@@ -22,7 +22,14 @@ from physicsml_ase.train.given import Data, as_text, refuse_changed_data, with_d
 from physicsml_ase.train.metrics import in_words
 from physicsml_ase.train.module import PotentialModule
 from physicsml_ase.train.pace import EndInTime, TellProgress
-from physicsml_ase.train.parts import continued, make_loss, make_potential, open_data
+from physicsml_ase.train.parts import (
+    continued,
+    keep_constants,
+    make_loss,
+    make_potential,
+    open_data,
+    worth_compiling,
+)
 from physicsml_ase.train.resumable import Interrupted, Resumable, StoppedAtOnce, read_training
 from physicsml_ase.train.schedule import Budget
 from physicsml_ase.train.settings import RunConfig
@@ -140,6 +147,8 @@ def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
     saved = read_training(begin.ckpt) if begin.ckpt else None
     datamodule = open_data(config, data._asdict(), continued(config, saved) if saved else None)
     potential = make_potential(config, datamodule, saved, begin.potential)
+    if config.trainer.precision == 32:
+        keep_constants(potential, datamodule)
     config = dataclasses.replace(config, loss=make_loss(config, potential))
     seconds = config.trainer.max_time.total_seconds() if config.trainer.max_time else None
     budget = Budget(seconds=seconds, started_at=begin.at)
@@ -153,7 +162,7 @@ def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
         budget=budget,
         ema=config.ema,
         config=about["config"],
-        compile=config.compile,
+        compile=worth_compiling(config, potential) if config.compile == "auto" else config.compile,
     )
     summary = datamodule.summary
     if is_first_process():
