@@ -17,7 +17,7 @@ LAYERS = [
     {"models"},
     {"potential"},
     {"checkpoint"},
-    {"data"},
+    {"data", "backends"},
     {"train", "calculator", "evaluate", "plots", "simulate"},
     {"api"},
     {"cli"},
