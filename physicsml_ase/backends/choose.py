@@ -1,0 +1,139 @@
+"""Which backend computes: the one asked for, or the fastest that works here; each is checked against eager.
+
+A backend is a function from a `Graph` to what `Potential.forward` returns of it.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from physicsml_ase.backends.compiled import OnRows, compiled_function
+from physicsml_ase.backends.package import (
+    Package,
+    cached_package,
+    not_compilable,
+    package_function,
+    unfit,
+)
+from physicsml_ase.config import did_you_mean
+from physicsml_ase.conventions import InputError
+from physicsml_ase.graph import Graph
+from physicsml_ase.potential import Potential
+
+log = logging.getLogger("physicsml_ase")
+
+Backend = Callable[[Graph], dict[str, Tensor]]
+NAMES = ("auto", "eager", "compile", "aoti", "kernel")
+ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-9}
+"""Deviations from eager up to this, of the largest value, are rounding."""
+
+
+class Engine:
+    """The backend in use. It is checked on `frames`, and without any on the first structure computed."""
+
+    def __init__(self, potential: Potential, name: str, backend: Backend, frames: Iterable[Graph]) -> None:
+        self.potential, self.name, self._backend = potential, name, backend
+        self._checked = name == "eager"
+        if not self._checked:
+            for frame in frames:
+                self._check(frame.to(potential.references.table.device))
+
+    def __call__(self, graph: Graph) -> dict[str, Tensor]:
+        """What `Potential.forward` returns."""
+        return self._backend(graph) if self._checked else self._check(graph)
+
+    def _check(self, graph: Graph) -> dict[str, Tensor]:
+        plain, fast = self.potential(graph), self._backend(graph)
+        self._checked = True
+        wrong = disagreement(self.potential, graph, plain, fast)
+        if wrong is not None:
+            log.warning("backend %s is not used: %s; using eager", self.name, wrong)
+            self.name, self._backend = "eager", self.potential
+        return plain
+
+
+def choose(
+    wanted: str,
+    potential: Potential,
+    frames: Iterable[Graph] = (),
+    package: Package | None = None,
+    threads: int | None = None,
+) -> Engine:
+    """The backend `wanted`, of `NAMES`, for a potential, and the `package` it came from, if it did.
+
+    Raises `InputError` where one that is asked for by name can not be had.
+    """
+    if wanted not in NAMES:
+        raise InputError(f"backend {wanted!r} is not known: {did_you_mean(wanted, NAMES)}")
+    if wanted == "auto":
+        name, backend = _fastest(potential, package, threads)
+    else:
+        name, backend = wanted, _make(wanted, potential, package, threads)
+    engine = Engine(potential, name, backend, frames)
+    log.info("backend: %s", engine.name)
+    return engine
+
+
+def _make(name: str, potential: Potential, package: Package | None, threads: int | None) -> Backend:
+    if name == "eager":
+        return potential
+    if name == "kernel":
+        return _kernel(potential, threads)
+    if (reason := not_compilable(potential)) is not None:
+        raise InputError(f"backend {name}: {reason}")
+    if name == "compile":
+        return OnRows(potential, compiled_function(potential))
+    if package is not None and (reason := unfit(package, potential)) is not None:
+        raise InputError(f"{package.path}: {reason}")
+    return OnRows(potential, package_function(package or cached_package(potential)))
+
+
+def _fastest(potential: Potential, package: Package | None, threads: int | None) -> tuple[str, Backend]:
+    """What can be had without a long wait; a package was made on purpose, so it comes first."""
+    if package is not None:
+        try:
+            return "aoti", _make("aoti", potential, package, threads)
+        except InputError as error:
+            log.warning("%s", error)
+    try:
+        return "kernel", _kernel(potential, threads)
+    except InputError as error:
+        log.debug("%s", error)
+        return "eager", potential
+
+
+def _kernel(potential: Potential, threads: int | None) -> Backend:
+    raise InputError("backend kernel: is not there yet")
+
+
+def disagreement(
+    potential: Potential, graph: Graph, plain: dict[str, Tensor], fast: dict[str, Tensor]
+) -> str | None:
+    """Where `fast` results differ from `plain` ones by more than rounding, in words."""
+    if plain.keys() != fast.keys():
+        return f"it gives {', '.join(fast)}, and not {', '.join(plain)}"
+    domain, num_atoms = potential.domain, graph.positions.shape[0]
+    references = potential.references(graph.atomic_numbers)
+    volume = torch.linalg.det(graph.cell).abs()[:, None, None]
+    for name, right in plain.items():
+        found, least = fast[name], domain.label_scales.get(name, 1.0)
+        if name == "energies":  # the learned part: reference energies would hide an error
+            right, found, least = right - references, found - references, domain.energy_scale
+        elif name == "energy":
+            right, found, least = right - references.sum(), found - references.sum(), domain.energy_scale
+            least *= num_atoms
+        elif name == "forces":
+            least = domain.energy_scale
+        elif name == "stress":  # as a virial, of such forces times about an Å
+            right, found, least = right * volume, found * volume, domain.energy_scale * num_atoms
+        if not torch.equal(right.isnan(), found.isnan()):
+            return f"its {name} is not a number where it should be one, or one where there is none"
+        if not right.numel():
+            continue
+        largest = max(float(right.nan_to_num().abs().max()), least)
+        error = float((found - right).nan_to_num().abs().max())
+        if not error <= ROUNDING[potential.dtype] * largest:
+            return f"its {name} differs from the plain one's by {error / largest:.1e} of the largest value"
+    return None

@@ -1,0 +1,172 @@
+"""A potential's step as one function of tensors, which torch.compile or AOTInductor takes whole.
+
+For models that give their energy's gradient beside it (`Potential.explicit`): nothing is differentiated, so the
+step is a plain function, exported once for structures of every size. Shapes: N atoms, rows of J slots (`rows`),
+S structures, C channels.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram, export
+
+from physicsml_ase.backends.rows import Rows, make_rows
+from physicsml_ase.graph import Graph, edge_vectors
+from physicsml_ase.nn.elements import Elements
+from physicsml_ase.nn.features import Features, segment_sum
+from physicsml_ase.nn.geometry import Geometry
+from physicsml_ase.nn.slots import Slots
+from physicsml_ase.potential import Potential
+
+Function = Callable[[list[Tensor]], Sequence[Tensor]]
+"""`Step`, compiled: its inputs in a list, its outputs in a sequence."""
+
+
+class Step(nn.Module):
+    """Everything from positions to energies, forces and virials."""
+
+    def __init__(self, potential: Potential) -> None:
+        super().__init__()
+        self.model = potential.model
+        self.scale, self.dtype = potential.domain.energy_scale, potential.dtype
+        self.features = bool(potential.headed)
+        """Whether the features follow, that the heads of labels read."""
+
+    def forward(
+        self,
+        positions: Tensor,
+        shift: Tensor,
+        neighbor: Tensor,
+        reverse: Tensor,
+        atomic_numbers: Tensor,
+        attrs: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Learned energies (N,), forces (N, 3) and virials (N, 3, 3), all float64, eV and Å."""
+        model, (n, width) = self.model, neighbor.shape
+        j = neighbor.flatten()
+        r = positions.index_select(0, j).view(n, width, 3) - positions[:, None, :] + shift
+        edges = model.constants(r.flatten(0, 1).to(self.dtype))  # (N J, F)
+        geometry = Geometry(*edges.view(n, width, -1).split(model.geometry.widths, dim=-1))
+        index = model.index.places.index_select(0, atomic_numbers)
+        slots = Slots(reverse, reverse.flatten(), None, width)
+        energies, g, scalars, vectors = model.on_slots(
+            geometry, self._channels(index, neighbor), slots, Elements(index, None), attrs, True
+        )
+        g = g.double() * self.scale  # (N J, 3)
+        forces = (g - g.index_select(0, slots.reverse)).view(n, width, 3).sum(1)
+        virials = (r[..., :, None] * g.view(n, width, 1, 3)).sum(1)  # (N, 3, 3)
+        features = (scalars, vectors) if self.features else ()
+        return energies.double() * self.scale, forces, virials, *features
+
+    def _channels(self, index: Tensor, neighbor: Tensor) -> Tensor | None:
+        """Element channels of the neighbour in each slot (N, J, W)."""
+        model, num = self.model, self.model.index.num
+        of_slots = index.index_select(0, neighbor.flatten())  # (N J,)
+        if model.neighbor_channels is not None:
+            if model.neighbor_channels.shape[1] == 1:
+                return None
+            channels = model.neighbor_channels.index_select(0, of_slots)
+        elif num == 1:
+            return None
+        else:  # compiled, comparing costs less than one-hot vectors in memory
+            channels = (of_slots[:, None] == torch.arange(num, device=index.device)).to(self.dtype)
+        return channels.view(*neighbor.shape, -1)
+
+
+def exported(potential: Potential) -> ExportedProgram:
+    """The step for any number of atoms and neighbours from 2 on."""
+    n, width = 23, 17  # sizes that nothing else has: equal ones are taken for the same
+    slots = torch.arange(n * width).view(n, width)
+    inputs = [
+        torch.linspace(0, 50, 3 * n, dtype=torch.float64).view(n, 3),
+        torch.ones(n, width, 3, dtype=torch.float64),
+        slots % n,
+        slots,
+        torch.full((n,), potential.domain.elements[0]),
+    ]
+    if potential.domain.attrs:
+        inputs.append(torch.zeros(n, len(potential.domain.attr_shifts), dtype=potential.dtype))
+    inputs = [x.to(potential.references.table.device) for x in inputs]
+    shapes = tuple({0: Dim.AUTO} | ({1: Dim.AUTO} if x.shape[1:2] == (width,) else {}) for x in inputs)
+    with torch.no_grad():
+        # not strict: dynamo does not follow all of the model's Python
+        return export(Step(potential).eval(), tuple(inputs), dynamic_shapes=shapes, strict=False)
+
+
+def compiled_function(potential: Potential) -> Function:
+    """The step by torch.compile, which compiles at the first call, half a minute, and for later sizes as well."""
+    module = torch.compile(exported(potential).module(), dynamic=True, fullgraph=True)
+
+    def function(inputs: list[Tensor]) -> Sequence[Tensor]:
+        with torch.no_grad():
+            return module(*inputs)
+
+    return function
+
+
+class OnRows:
+    """A potential whose step is computed by `function`; structures that do not fit into rows by the potential."""
+
+    def __init__(self, potential: Potential, function: Function) -> None:
+        self.potential, self.function = potential, function
+        self._graph: Graph | None = None  # whose rows are kept
+        self._rows: Rows | None = None
+        self._references = potential.references.table  # (N,) of the graph
+
+    def __call__(self, graph: Graph) -> dict[str, Tensor]:
+        """What `Potential.forward` returns."""
+        rows = self._rows_of(graph)
+        if rows is None:
+            return self.potential(graph)
+        inputs = [graph.positions, rows.shift, rows.neighbor, rows.reverse, graph.atomic_numbers]
+        attrs = self.potential.model.attrs(graph)
+        if attrs is not None:
+            inputs.append(attrs)
+        learned, forces, virials, *features = self.function(inputs)
+        return outputs(self.potential, graph, learned + self._references, forces, virials, features)
+
+    def _rows_of(self, graph: Graph) -> Rows | None:
+        """Rows of a graph; those of the last one, where only the positions are others."""
+        last = self._graph
+        if last is None or not (
+            graph.edge_index is last.edge_index
+            and graph.cell is last.cell
+            and graph.edge_shift is last.edge_shift
+            and graph.atomic_numbers is last.atomic_numbers
+        ):
+            self._rows = make_rows(graph, self.potential.domain.cutoff)
+            self._references = self.potential.references(graph.atomic_numbers)
+            self._graph = graph
+        return self._rows
+
+
+def outputs(
+    potential: Potential,
+    graph: Graph,
+    energies: Tensor,
+    forces: Tensor,
+    virials: Tensor,
+    features: Sequence[Tensor] = (),
+) -> dict[str, Tensor]:
+    """What `Potential.forward` returns, from energies (N,), forces (N, 3) and virials (N, 3, 3), all float64."""
+    if graph.cell.shape[0] == 1:
+        energy, virial = energies.sum(0, keepdim=True), virials.sum(0, keepdim=True)
+    else:
+        energy = segment_sum(energies, graph.batch, graph.cell.shape[0])
+        virial = segment_sum(virials, graph.batch, graph.cell.shape[0])
+    stress = stress_of(graph, virial)
+    out = {"forces": forces, "stress": stress, "energy": energy, "energies": energies}
+    if potential.headed:
+        r_ij = edge_vectors(graph).to(potential.dtype)
+        own = zip(potential.headed, potential.label_heads)
+        with torch.no_grad():
+            out |= {name: head(graph, Features(*features), r_ij) for name, head in own}
+    return out
+
+
+def stress_of(graph: Graph, virial: Tensor) -> Tensor:
+    """Stress (S, 3, 3) from virials (S, 3, 3); NaN without a full cell."""
+    a, b, c = graph.cell.unbind(1)
+    volume = (a * torch.linalg.cross(b, c)).sum(-1).abs()[:, None, None]
+    return torch.where(volume > 1e-9, (virial + virial.mT) / (2 * volume), torch.nan)
