@@ -29,7 +29,7 @@ class Domain:
     shortest_distances: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     """Shortest distance within the cut-off of each pair of elements in the training data [Å], as {"H-O": 0.93}."""
     short_range: Literal["zbl", "none"] = "zbl"
-    """Repulsion that begins below the shortest distances: ZBL and a spring, or none."""
+    """Repulsion that begins at nine tenths of the shortest distances: ZBL and a spring, or none."""
     attrs: tuple[str, ...] = ()
     """Keys of `Atoms.info` that are inputs of the model, concatenated as `graph_attrs`."""
     attr_shifts: tuple[float, ...] = ()

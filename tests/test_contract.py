@@ -40,7 +40,7 @@ def make(name: str, **overrides: object) -> Potential:
         atomic_energies={1: -13.6, 6: -1030.0, 8: -2040.0, 29: -3.7, 79: -3.2},
         energy_scale=1.3,
         # some of the structures have shorter ones, so that the wall is there
-        shortest_distances={"H-O": 1.2, "Cu-Cu": 2.4, "Cu-Au": 2.6, "C-H": 1.15},
+        shortest_distances={"H-O": 1.3, "Cu-Cu": 2.7, "Cu-Au": 2.9, "C-H": 1.3},
         **overrides,
     )
     labels = tuple(

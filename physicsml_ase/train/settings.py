@@ -68,8 +68,8 @@ class RunConfig:
     energy_scale: Annotated[float, Field(gt=0)] | None = None
     """Scale of the learned energy of an atom [eV]. None: the RMS force component of the training data x 1 Å."""
     short_range: Literal["zbl", "none"] = "zbl"
-    """Repulsion between atoms that are closer than any of their elements in the training data, where nothing was
-    learned: ZBL and a spring, or none. It is zero for every training structure."""
+    """Repulsion between atoms that are closer than nine tenths of the shortest distance of their elements in the
+    training data, where nothing was learned: ZBL and a spring, or none. It is zero for every training structure."""
     avg_num_neighbors: Annotated[float, Field(gt=0)] | None = None
     """Mean number of neighbours that sums are normalised by. None: that of the training data."""
     transfer_learning: TransferConfig | None = None

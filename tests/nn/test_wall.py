@@ -8,9 +8,9 @@ from ase.units import Bohr, Hartree
 
 from physicsml_ase.atoms import to_graph
 from physicsml_ase.graph import edge_vectors
-from physicsml_ase.nn.wall import FACTORS, Wall, repulsion
+from physicsml_ase.nn.wall import FACTORS, STIFFNESS, Wall, repulsion
 
-WALL = Wall({"H-O": 0.9, "O-O": 2.2}).double()
+WALL = Wall({"H-O": 1.0, "O-O": 2.2 / 0.9}).double()
 
 
 def wall(atoms: Atoms) -> tuple[float, np.ndarray]:
@@ -40,7 +40,7 @@ def test_is_zbl_where_cores_overlap() -> None:
     a = 0.8854 * Bohr / (2 * 8**0.23)
     d = torch.tensor([a], dtype=torch.float64)
     energy, _ = repulsion(d, torch.tensor([1e6], dtype=torch.float64), z, z)
-    assert energy.item() - 100 == pytest.approx(Hartree * Bohr * 64 / a * 0.41644, rel=1e-4)
+    assert energy.item() - STIFFNESS / 3 == pytest.approx(Hartree * Bohr * 64 / a * 0.41644, rel=1e-4)
     assert sum(FACTORS) == pytest.approx(1)
 
 

@@ -1,6 +1,7 @@
 """Starting from trained weights: at the errors they had, module by module, in stages."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,19 @@ from physicsml_ase.checkpoint import load_potential
 from physicsml_ase.conventions import InputError
 from physicsml_ase.train import run as runs
 from physicsml_ase.train.run import Data, resume, start
+from physicsml_ase.train.settings import RunConfig
+
+
+def painn(*overrides: Mapping[str, Any]) -> RunConfig:
+    """The config of a small run, of an architecture whose modules these tests know."""
+    return settings({"model": {"name": "painn"}}, *overrides)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of 24 molecules."""
     folder = tmp_path_factory.mktemp("trained") / "run"
-    return start(settings({"trainer": {"max_epochs": 10}}), Data(frames()), folder).folder.model
+    return start(painn({"trainer": {"max_epochs": 10}}), Data(frames()), folder).folder.model
 
 
 def from_(ckpt: Path, **transfer: Any) -> dict[str, Any]:
@@ -36,7 +43,7 @@ STILL = {"optimizer": {"name": "SGD", "config": {"lr": 1e-30}}, "ema": {"decay":
 
 
 def test_fine_tuning_begins_at_the_errors_of_the_trained_model(tmp_path: Path, trained: Path) -> None:
-    config = settings(STILL, from_(trained), {"trainer": {"max_epochs": 1}})
+    config = painn(STILL, from_(trained), {"trainer": {"max_epochs": 1}})
     # other molecules, whose own reference energies, scale and neighbours are others
     result = start(config, Data(frames(15, 3)[5:], frames(10, 2)), tmp_path / "run")
     before = checkpoint(trained)
@@ -50,11 +57,11 @@ def test_other_reference_energies(tmp_path: Path, trained: Path, caplog: pytest.
     shifted = frames(12, 3)
     for atoms in shifted:
         atoms.calc.results["energy"] += 100.0 * len(atoms)
-    config = settings(STILL, from_(trained), {"trainer": {"max_epochs": 1}})
+    config = painn(STILL, from_(trained), {"trainer": {"max_epochs": 1}})
     kept = start(config, Data(shifted), tmp_path / "a")
     assert "of another level of theory, set reference_energies=least_squares" in caplog.text
     fitted = start(
-        settings({"reference_energies": "least_squares"}, STILL, from_(trained)),
+        painn({"reference_energies": "least_squares"}, STILL, from_(trained)),
         Data(shifted),
         tmp_path / "b",
     )
@@ -63,7 +70,7 @@ def test_other_reference_energies(tmp_path: Path, trained: Path, caplog: pytest.
 
 
 def test_modules_to_match(tmp_path: Path, trained: Path) -> None:
-    config = settings(STILL, from_(trained, modules_to_match={"model.embed": "model.embed"}))
+    config = painn(STILL, from_(trained, modules_to_match={"model.embed": "model.embed"}))
     result = start(config, Data(frames()), tmp_path / "run")
     before, now = checkpoint(trained)["state_dict"], result.potential.state_dict()
     same = {k for k in now if torch.equal(before[k], now[k]) and before[k].abs().sum() > 0}
@@ -74,7 +81,7 @@ def test_modules_to_match(tmp_path: Path, trained: Path) -> None:
 def test_what_does_not_match_is_named(tmp_path: Path, trained: Path) -> None:
     def refused(*overrides: dict[str, Any]) -> str:
         with pytest.raises(InputError) as error:
-            start(settings(*overrides), Data(frames()), tmp_path / "refused")
+            start(painn(*overrides), Data(frames()), tmp_path / "refused")
         assert "\n" not in str(error.value)
         return str(error.value)
 
@@ -107,7 +114,7 @@ STAGES: list[dict[str, Any]] = [
 
 
 def test_one_stage_is_a_plain_run(tmp_path: Path, trained: Path) -> None:
-    result = start(settings(from_(trained, stages=STAGES[:1])), Data(frames()), tmp_path / "run")
+    result = start(painn(from_(trained, stages=STAGES[:1])), Data(frames()), tmp_path / "run")
     assert not (tmp_path / "run/stage-1").exists()
     assert result.best["step"] <= 10
     before, now = checkpoint(trained)["state_dict"], checkpoint(result.folder.model)["state_dict"]
@@ -117,7 +124,7 @@ def test_one_stage_is_a_plain_run(tmp_path: Path, trained: Path) -> None:
 
 def test_stages(tmp_path: Path, trained: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "physicsml_ase")
-    result = start(settings(from_(trained, stages=STAGES)), Data(frames()), tmp_path / "run")
+    result = start(painn(from_(trained, stages=STAGES)), Data(frames()), tmp_path / "run")
     assert "stage 2 of 2" in caplog.text
     one, two = (tmp_path / "run" / f"stage-{k}" for k in (1, 2))
     before, first, last = (
@@ -139,7 +146,7 @@ def test_stages_are_continued_where_they_stopped(
 ) -> None:
     monkeypatch.setattr(runs, "SAVE_EVERY_SECONDS", 0.0)
     data = Data(write_frames(tmp_path / "frames.xyz"))
-    config = settings(from_(trained, stages=STAGES))
+    config = painn(from_(trained, stages=STAGES))
     start(config, data, tmp_path / "a")
     began, kill = KillBefore.on_train_batch_start, KillBefore(15)  # the first stage has ten batches
     for place in ("b", "c"):
