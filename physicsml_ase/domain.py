@@ -26,6 +26,8 @@ class Domain:
     """Mean of each scalar label that a head learns, in the label's unit."""
     label_scales: dict[str, float] = Field(default_factory=dict)
     """RMS of each label that a head learns, in the label's unit."""
+    energy_shift: float = 0.0
+    """Mean energy of an atom beyond its reference energy [eV], at which learning starts."""
     shortest_distances: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     """Shortest distance within the cut-off of each pair of elements in the training data [Å], as {"H-O": 0.93}."""
     short_range: Literal["zbl", "none"] = "zbl"

@@ -51,6 +51,8 @@ class Potential(nn.Module):
         """Whether the model returns its energy's gradient itself, so that nothing is differentiated for forces."""
         own_energy = self.has_energy and not self.explicit
         self.energy_head = mlp(scalars, scalars, 1) if own_energy else None
+        if self.energy_head is not None:
+            self.energy_head[-1].bias.data += domain.energy_shift / domain.energy_scale
         walled = self.has_energy and domain.short_range == "zbl" and bool(domain.shortest_distances)
         self.wall = Wall(domain.shortest_distances) if walled else None
         self.references = ReferenceEnergies(domain.atomic_energies)

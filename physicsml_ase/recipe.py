@@ -12,14 +12,15 @@ DEFAULT_TIME = "15m"
 
 RECIPE: dict[str, Any] = {
     "datamodule": {
-        # a few hundred atoms a step: small molecules come in eights, cells of a hundred atoms in twos
-        "train": {"batch_size": 8, "max_atoms": 256},
+        # about a hundred atoms a step: small molecules come in eights, cells of sixty atoms in twos
+        "train": {"batch_size": 16, "max_atoms": 128},
         "validation": {"batch_size": 64, "max_atoms": 512},
         "test": {"batch_size": 64, "max_atoms": 512},
         "predict": {"batch_size": 64, "max_atoms": 512},
         "pre_batch": "in_memory",
     },
-    "optimizer": {"name": "AdamW", "config": {"lr": 0.005}},
+    "optimizer": {"name": "MuonAdam", "config": {"lr": 0.01}},
+    "compile": "auto",
     "trainer": {"gradient_clip_val": 10.0, "gradient_clip_algorithm": "norm"},
 }
 

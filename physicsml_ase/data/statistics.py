@@ -74,6 +74,7 @@ def resolve_domain(survey: Survey, recipe: Recipe, references_wanted: Wanted = N
         avg_num_neighbors=neighbors or 1.0,
         atomic_energies=references.energies,
         energy_scale=scale,
+        energy_shift=_middle(residual[~isolated & ~outliers.energy]),
         shortest_distances=survey.shortest_distances,
         label_shifts={x.name: float(survey.moments[x.name].mean[0]) for x in survey.labels if x.shape == ()},
         label_scales=_label_scales(survey, force_square),
@@ -94,6 +95,11 @@ def _scale(force_square: Floats, residual: Floats) -> float:
     spread = 1.4826 * float(np.median(np.abs(residual - np.median(residual)))) if len(residual) else 0.0
     largest = max(_rms(force_square), spread)
     return largest if largest > SMALLEST_SCALE else 1.0
+
+
+def _middle(residual: Floats) -> float:
+    known = residual[np.isfinite(residual)]
+    return float(np.median(known)) if len(known) else 0.0
 
 
 def _rms(squares: Floats) -> float:

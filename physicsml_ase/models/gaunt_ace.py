@@ -199,6 +199,8 @@ class GauntACE(nn.Module):
             Layer(config, density, domain, self.geometry, first=k == 0, last=k == last)
             for k in range(config.layers)
         )
+        # nothing is left to learn of what all atoms have in common
+        self.in_order()[0].readout.energy_bias.data += domain.energy_shift / domain.energy_scale
         self.core: Callable[..., Any] | None = None
         """What computes in place of `on_slots` for the moment: the same, compiled."""
         self.num_node_scalars = self.in_order()[-1].readout.width

@@ -4,6 +4,7 @@ A term is a sum over the values that have a label, divided by their number in th
 ranks: a batch without any contributes zero, and two processes see the loss that one would.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Annotated
 
@@ -30,6 +31,9 @@ class L2NormLoss(nn.Module):
 
 OWN: dict[str, type[nn.Module]] = {"L2NormLoss": L2NormLoss}
 """This package's own losses, besides torch.nn's."""
+MOST = {"energy": 1.0, "forces": 30.0}
+"""What one value counts for at most when validation chooses the best weights [eV/atom, eV/Å]: a structure in another
+unit, or of a failed calculation, must not decide."""
 ELEMENTWISE = ("L1Loss", "MSELoss", "HuberLoss", "SmoothL1Loss", "SoftMarginLoss", "PoissonNLLLoss")
 """The classes of torch.nn that compare a prediction with a target of its shape."""
 
@@ -64,8 +68,12 @@ class Term(nn.Module):
         except TypeError as error:
             raise InputError(f"loss.{label}.config: {error}") from None
         self.label, self.weight, self.per_atom = label, settings.weight, settings.per_atom
+        linear = settings.name == "L2NormLoss" and (settings.per_atom or label != "energy")
+        self.most = MOST.get(label, math.inf) if linear else math.inf
 
-    def forward(self, prediction: Tensor, target: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, prediction: Tensor, target: Tensor, graph: Graph, capped: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Sum of the loss over labelled values, and their number, both float64 scalars."""
         present = torch.isfinite(target)
         if prediction.ndim > 1:  # a vector or matrix counts when it is whole
@@ -78,6 +86,8 @@ class Term(nn.Module):
             prediction, target = prediction / n, target / n
         loss = self.compare(prediction, target)
         loss = loss.flatten(1).mean(1) if loss.ndim > 1 else loss  # (K,)
+        if capped:
+            loss = loss.clamp(max=self.most)
         return (loss * present).sum(), present.sum().double()
 
 
@@ -90,10 +100,13 @@ class Loss(nn.Module):
         self.weights = tuple(term.weight for term in terms.values())
         self.terms = nn.ModuleList(Term(label, settings) for label, settings in terms.items())
 
-    def forward(self, predictions: Mapping[str, Tensor], graph: Graph) -> tuple[Tensor, Tensor]:
-        """Sums (T,) and counts (T,) of the terms, in their order."""
+    def forward(
+        self, predictions: Mapping[str, Tensor], graph: Graph, capped: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Sums (T,) and counts (T,) of the terms, in their order; `capped` where weights are compared by them."""
         parts = [
-            term(predictions[name], graph.targets[name], graph) for name, term in zip(self.labels, self.terms)
+            term(predictions[name], graph.targets[name], graph, capped)
+            for name, term in zip(self.labels, self.terms)
         ]
         sums, counts = zip(*parts)
         return torch.stack(sums), torch.stack(counts)
@@ -108,7 +121,7 @@ def default_loss(labels: Mapping[str, str]) -> dict[str, LossTerm]:
 
     Energies per atom and force vectors by the length of their error; measured in `benchmarks/recipe.md`.
     """
-    weights = {"energy": 2.0, "forces": 1.0, "stress": 20.0}
+    weights = {"energy": 1.0, "forces": 1.0, "stress": 2.0}
     return {
         name: LossTerm(name="L2NormLoss", weight=weights.get(name, 1.0), per_atom=name == "energy")
         for name in labels

@@ -133,7 +133,7 @@ class PotentialModule(pl.LightningModule):
         graph = as_one(batch)
         with torch.no_grad():
             predictions = self.potential(graph)
-            self._sums.append(torch.stack(self.loss(predictions, graph)))
+            self._sums.append(torch.stack(self.loss(predictions, graph, capped=True)))
             self.errors.update(predictions, graph)
 
     # --- averaged weights

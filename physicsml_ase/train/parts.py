@@ -149,6 +149,7 @@ def _as_before(config: RunConfig, domain: Domain, before: Domain) -> Domain:
     return dataclasses.replace(
         domain,
         energy_scale=before.energy_scale,
+        energy_shift=before.energy_shift,
         avg_num_neighbors=before.avg_num_neighbors,
         elements=tuple(sorted({*domain.elements, *before.elements})),
         atomic_energies=energies,
