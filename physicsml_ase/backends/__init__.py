@@ -1,1 +1,1 @@
-"""Faster ways to evaluate a potential, each checked against the plain one when it is made."""
+"""Other ways to compute what a model computes: faster, on some machines, and never required."""
