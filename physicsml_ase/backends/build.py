@@ -36,8 +36,8 @@ def build(source: str, macros: tuple[tuple[str, int], ...] = ()) -> ctypes.CDLL:
         raise BuildError("there is no C++ compiler: install g++ or clang++, or set CXX")
     code = Path(__file__).with_name(source)
     defines = [f"-D{name}={value}" for name, value in macros]
-    told = (code.read_bytes(), *defines, *ALWAYS, command, _version(command), _machine())
-    key = hashlib.sha256(b"\0".join(x if isinstance(x, bytes) else x.encode() for x in told)).hexdigest()
+    told = (code.read_text(encoding="utf-8"), *defines, *ALWAYS, command, _version(command), _machine())
+    key = hashlib.sha256("\0".join(told).encode()).hexdigest()
     kept = cache_folder() / f"{code.stem}-{key[:20]}.so"
     if not kept.exists():
         _compile(command, code, defines, kept)

@@ -8,7 +8,7 @@ N atoms, E edges.
 """
 
 import ctypes
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -90,14 +90,14 @@ class Kernel:
         size = self._library.scratch_size(ctypes.c_int64(n), ctypes.c_int64(longest), threads)
         if self._scratch.nbytes < size:
             self._scratch = np.empty(size + size // 8, np.uint8)
-        structure = _Structure(n, *map(_at, (edges.start, edges.neighbor, elements, edges.r_ij)))
+        structure = _Structure(n, *(_at(x) for x in (edges.start, edges.neighbor, elements, edges.r_ij)))
         energies, forces, virial = np.empty(n, np.float32), np.empty((n, 3)), np.empty((3, 3))
         self._library.compute(
             ctypes.byref(self._weights),
             ctypes.byref(structure),
             ctypes.c_int64(longest),
             threads,
-            *map(_at, (self._scratch, energies, forces, virial)),
+            *(_at(x) for x in (self._scratch, energies, forces, virial)),
         )
         return Output(energies, forces, virial)
 
@@ -146,11 +146,11 @@ class SkinList:
         library.within.restype = ctypes.c_int64
         count = library.within(
             ctypes.byref(self._list),
-            *map(_at, (offsets, positions)),
+            *(_at(x) for x in (offsets, positions)),
             ctypes.c_double(cutoff),
             _at(self._outer),
             min(max(threads, 1), MOST_THREADS, positions.shape[0] // 256 + 1),
-            *map(_at, (found.start, found.neighbor, found.r_ij)),
+            *(_at(x) for x in (found.start, found.neighbor, found.r_ij)),
             ctypes.byref(near),
             ctypes.byref(shortest),
         )
@@ -197,7 +197,7 @@ def _model_type(layers: int) -> type[ctypes.Structure]:
     return type("_Model", (ctypes.Structure,), {"_fields_": fields})
 
 
-def _at(array: NDArray[np.generic]) -> ctypes.c_void_p:
+def _at(array: NDArray[Any]) -> ctypes.c_void_p:
     if not array.flags.c_contiguous:
         raise ValueError("the kernel takes contiguous arrays")
     return ctypes.c_void_p(array.ctypes.data)
