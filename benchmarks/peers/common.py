@@ -132,11 +132,14 @@ def evaluate(calculator: object, data: Path) -> dict[str, float]:
 
 
 def main(
-    train: Callable[..., None], calculator: Callable[[Path], object], configs: dict[str, object]
+    train: Callable[..., None],
+    calculator: Callable[[Path], object],
+    configs: dict[str, object],
+    untrained: Callable[[Path, Path, str], None] | None = None,
 ) -> None:
-    """The command line of a peer."""
+    """The command line of a peer; `untrained` writes a model whose weights are those of the start."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("verb", choices=["train", "evaluate"])
+    parser.add_argument("verb", choices=["train", "evaluate", "untrained"])
     parser.add_argument("--config", choices=list(configs))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--run", type=Path, required=True)
@@ -144,10 +147,13 @@ def main(
     parser.add_argument("--batch", type=int, default=5)
     given = parser.parse_args()
     run, data = given.run.resolve(), given.data.resolve()
-    if given.verb == "train":
+    if given.verb != "evaluate":
         run.mkdir(parents=True)
         os.chdir(run)
+    if given.verb == "train":
         train(run, data, given.config, given.batch, given.seconds)
+    elif given.verb == "untrained":
+        untrained(run, data, given.config)
     else:
         print(json.dumps(evaluate(calculator(run), data)))
 

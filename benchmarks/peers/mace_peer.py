@@ -93,6 +93,43 @@ def train(run: Path, data: Path, config: str, batch: int, seconds: float) -> Non
     (run / "arguments.json").write_text(json.dumps(sys.argv))
 
 
+def untrained(run: Path, data: Path, config: str) -> None:
+    """Write RUN/model.pt with the weights of the start: enough to time a step, of no use for anything else."""
+    import numpy as np
+    import torch
+    from ase.data import atomic_numbers
+    from e3nn import o3
+    from mace import modules
+
+    energies = {atomic_numbers[s]: e for s, e in common.reference(data, shifted=False).items()}
+    elements = sorted(energies)
+    blocks = modules.interaction_classes
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float32)
+    model = modules.ScaleShiftMACE(
+        r_max=5.0,
+        num_bessel=8,
+        num_polynomial_cutoff=5,
+        max_ell=3,
+        correlation=3,
+        interaction_cls=blocks["RealAgnosticResidualInteractionBlock"],
+        interaction_cls_first=blocks["RealAgnosticInteractionBlock"],
+        num_interactions=2,
+        num_elements=len(elements),
+        hidden_irreps=o3.Irreps(CONFIGS[config]),
+        MLP_irreps=o3.Irreps("16x0e"),
+        gate=torch.nn.functional.silu,
+        atomic_energies=np.array([energies[z] for z in elements]),
+        atomic_numbers=elements,
+        avg_num_neighbors=28.0,
+        radial_type="bessel",
+        radial_MLP=[64, 64, 64],
+        atomic_inter_scale=1.0,
+        atomic_inter_shift=0.0,
+    )
+    torch.save(model, run / "model.pt")
+
+
 def calculator(run: Path) -> object:
     """In float32, as trained."""
     from mace.calculators import MACECalculator
@@ -101,4 +138,4 @@ def calculator(run: Path) -> object:
 
 
 if __name__ == "__main__":
-    common.main(train, calculator, CONFIGS)
+    common.main(train, calculator, CONFIGS, untrained)
