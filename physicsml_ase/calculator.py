@@ -16,10 +16,12 @@ from ase.outputs import Properties, all_outputs
 from numpy.typing import NDArray
 
 from physicsml_ase.atoms import EDGES_PER_BATCH, build_graph, graph_attrs, to_graph
-from physicsml_ase.checkpoint import DTYPES, load_potential
+from physicsml_ase.backends.choose import check_name, choose
+from physicsml_ase.backends.package import Package, is_package, package_potential, read_package
+from physicsml_ase.checkpoint import DTYPES, load_potential, read_checkpoint, stored_frames
 from physicsml_ase.conventions import PROPERTIES, InputError, Level, matrix_to_voigt
 from physicsml_ase.graph import Graph, collate, split
-from physicsml_ase.neighbors import VerletList
+from physicsml_ase.neighbors import Neighbors, VerletList
 from physicsml_ase.nn.heads import DERIVED
 from physicsml_ase.potential import Potential
 
@@ -29,10 +31,17 @@ Results = dict[str, float | NDArray[np.float64]]
 class PhysicsMLCalculator(Calculator):
     """Energy, forces, stress and every other label that a model was trained on.
 
-    `ckpt` is a checkpoint's path or a loaded `Potential`, `device` "auto" a GPU where there is one, `dtype`
-    "float32" or "float64" (None: the checkpoint's), and `skin` [Å] how much longer than the cut-off the kept
-    neighbour list is: it changes the speed of MD, and never a result. Not for several threads at once, but for
-    `predict`; calculators made from one `Potential` share its weights.
+    `ckpt` is the path of a checkpoint or of a package that `physicsml-ase export` made, or a loaded
+    `Potential`; `device` "auto" a GPU where there is one, `dtype` "float32" or "float64" (None: the
+    checkpoint's), and `skin` [Å] how much longer than the cut-off the kept neighbour list is: it changes the
+    speed of MD, and never a result. Not for several threads at once, but for `predict`; calculators made from
+    one `Potential` share its weights.
+
+    `backend` says how the model is computed: "eager" is plain PyTorch, "compile" torch.compile (half a minute
+    at the start), "aoti" an exported package (a checkpoint is compiled once and kept under ~/.cache), "kernel"
+    our own code for CPUs, "auto" the fastest of these that needs no wait. Each is compared with eager on the
+    structures stored in the checkpoint, or the first one calculated, and not used where it differs by more
+    than rounding. `threads` is for the kernel; torch's own number of threads is never changed here.
     """
 
     name = "physicsml_ase"
@@ -43,15 +52,29 @@ class PhysicsMLCalculator(Calculator):
         device: str | torch.device = "auto",
         dtype: str | torch.dtype | None = None,
         skin: float = 1.0,
+        backend: str = "auto",
+        threads: int | None = None,
     ) -> None:
         super().__init__()
         if not skin >= 0:
             raise InputError(f"skin is {skin}: give a distance in Å, 0 or more")
-        self._wanted_device = device
-        self.device = choose_device(device)
-        self.potential = _loaded(ckpt, self.device, _dtype(dtype))
+        if threads is not None and threads < 1:
+            raise InputError(f"threads is {threads}: give 1 or more")
+        check_name(backend)
+        package = None
+        if not isinstance(ckpt, Potential) and is_package(ckpt):
+            package = read_package(ckpt)
+        self._wanted_device = package.device if package is not None and device == "auto" else device
+        self.device = choose_device(self._wanted_device)
+        if package is None:
+            self.potential = _loaded(ckpt, self.device, _dtype(dtype))
+        else:
+            self.potential = package_potential(package, self.device, _dtype(dtype))
         self.domain = self.potential.domain
         self.skin = skin
+        self._backend, self._threads = backend, threads
+        self._package_path = None if package is None else package.path
+        self._engine = choose(backend, self.potential, _frames(ckpt, package), package, threads)
         self._known = np.zeros(len(chemical_symbols) + 1, bool)
         self._known[list(self.domain.elements)] = True
         self._attrs = np.zeros((1, 0))  # of the last calculation
@@ -60,7 +83,18 @@ class PhysicsMLCalculator(Calculator):
             self.implemented_properties.append("free_energy")
         self._levels: dict[str, Level] = {name: PROPERTIES[name].level for name in DERIVED}
         self._levels |= {x.name: x.level for x in self.potential.labels} | {"graph_attrs": "structure"}
-        self._verlet = VerletList(self.domain.cutoff, skin, self.domain.self_interaction)
+        self._start_anew()
+
+    @property
+    def backend(self) -> str:
+        """The backend in use: "eager", "compile", "aoti" or "kernel"."""
+        return self._engine.name
+
+    def _start_anew(self) -> None:
+        """Forget what is only kept for speed."""
+        self._verlet = VerletList(self.domain.cutoff, self.skin, self.domain.self_interaction)
+        self._last: tuple[Neighbors, Graph, NDArray[np.int64]] | None = None
+        self._copy: Atoms | None = None  # ours, to be written over
 
     def calculate(
         self,
@@ -75,8 +109,8 @@ class PhysicsMLCalculator(Calculator):
             raise InputError("there are no atoms to calculate: give some, or attach the calculator to some")
         self.atoms, self.results = None, {}
         graph = self._next_graph(atoms)
-        results = self._results(graph._replace(targets=self.potential(graph)))
-        self.atoms, self.results = atoms.copy(), results
+        results = self._results(graph._replace(targets=self._engine(graph)))
+        self.atoms, self.results = self._copied(atoms), results
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What changed since the last calculation; exact, ten times as fast as ASE's, and sees `Atoms.info`."""
@@ -107,7 +141,7 @@ class PhysicsMLCalculator(Calculator):
         results: list[Results] = []
         for graphs in _batches(self._graphs(structures), batch_size, EDGES_PER_BATCH[self.device.type]):
             batch = collate(graphs)
-            out = self.potential(batch.to(self.device))
+            out = self._engine(batch.to(self.device))
             batch = batch._replace(targets={name: value.cpu() for name, value in out.items()})
             for part in split(batch, self._levels):
                 results.append(self._results(part, f"structure {len(results)}: "))
@@ -129,19 +163,47 @@ class PhysicsMLCalculator(Calculator):
             )
 
     def _next_graph(self, atoms: Atoms) -> Graph:
-        """The graph of a structure that is most likely the last one, moved a little."""
-        domain = self.domain
-        if not len(atoms):
+        """The graph of a structure that is most likely the last one, moved a little.
+
+        What did not change is the same tensor as before, so that a backend knows.
+        """
+        domain, numbers = self.domain, atoms.numbers
+        if not len(numbers):
             raise InputError("the structure has no atoms")
-        self._refuse_unknown(atoms.numbers)
         cell = atoms.cell.array if domain.cell is None else np.array(domain.cell)
         pbc = atoms.pbc if domain.pbc is None else np.array(domain.pbc)
         inputs = {}
         if domain.attrs:
             self._attrs = self._graph_attrs(atoms)
-            inputs["graph_attrs"] = torch.from_numpy(self._attrs)
-        neighbors = self._verlet.update(atoms.positions, cell, pbc)
-        return build_graph(atoms.numbers, atoms.positions, cell, pbc, neighbors, inputs, {}).to(self.device)
+            inputs["graph_attrs"] = torch.from_numpy(self._attrs).to(self.device)
+        same = self._last is not None and np.array_equal(numbers, self._last[2])
+        if not same:
+            self._refuse_unknown(numbers)
+        neighbors = self._verlet.update(atoms.positions, cell, pbc, whole=self._engine.whole_lists)
+        if not same or self._last is None or neighbors is not self._last[0]:
+            graph = build_graph(numbers, atoms.positions, cell, pbc, neighbors, inputs, {}).to(self.device)
+            self._last = neighbors, graph, numbers.copy()
+            return graph
+        kept = self._last[1]
+        positions = torch.from_numpy(atoms.positions.astype(np.float64)).to(self.device)  # a copy
+        graph = kept._replace(positions=positions, inputs=inputs)
+        box = torch.from_numpy(np.array(cell, dtype=np.float64))[None].to(self.device)
+        return graph if torch.equal(box, kept.cell) else graph._replace(cell=box)
+
+    def _copied(self, atoms: Atoms) -> Atoms:
+        """A copy of the structure; into the last copy where only positions and cell can be others."""
+        old = self._copy
+        if (
+            old is None
+            or self.domain.attrs  # which are in `info`
+            or not np.array_equal(old.arrays["numbers"], atoms.arrays["numbers"])
+        ):
+            self._copy = atoms.copy()
+            return self._copy
+        old.arrays["positions"][:] = atoms.arrays["positions"]
+        old.cell.array[:] = atoms.cell.array
+        old.pbc[:] = atoms.pbc
+        return old
 
     def _graph_attrs(self, atoms: Atoms) -> NDArray[np.float64]:
         return graph_attrs(atoms, self.domain.attrs, len(self.domain.attr_shifts))
@@ -165,7 +227,7 @@ class PhysicsMLCalculator(Calculator):
             if level == "structure":
                 value = value[0]
             if name == "stress":
-                if graph.cell[0].det().abs() <= 1e-9:
+                if _volume(graph.cell[0]) <= 1e-9:
                     continue  # ASE raises its PropertyNotImplementedError for what is not in the results
                 value = matrix_to_voigt(value)
             if not np.isfinite(value).all():
@@ -184,16 +246,26 @@ class PhysicsMLCalculator(Calculator):
 
     def __getstate__(self) -> dict[str, object]:
         state = self.__dict__.copy()
-        del state["_verlet"]
+        for name in ("_verlet", "_engine", "_last", "_copy"):
+            del state[name]
+        if self.atoms is not None:
+            state["atoms"] = self.atoms.copy()  # the next calculation writes over this one
         if self.device.type != "cpu":  # so that it can be loaded where there is no such device
             state["potential"] = copy.deepcopy(self.potential).cpu()
         return state
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
-        self._verlet = VerletList(self.domain.cutoff, self.skin, self.domain.self_interaction)
         self.device = choose_device(self._wanted_device)
         self.potential.to(self.device)
+        backend, package = self._backend, None
+        if self._package_path is not None:
+            try:
+                package = read_package(self._package_path)
+            except InputError:  # it has been removed since
+                backend = "auto"
+        self._engine = choose(backend, self.potential, (), package, self._threads)
+        self._start_anew()
 
 
 def choose_device(wanted: str | torch.device = "auto") -> torch.device:
@@ -223,6 +295,20 @@ def _loaded(ckpt: str | Path | Potential, device: torch.device, dtype: torch.dty
     if ckpt.training or any(w.requires_grad or w.dtype != dtype or w.device != device for w in weights):
         ckpt = copy.deepcopy(ckpt).to(device=device, dtype=dtype).requires_grad_(False).eval()
     return ckpt
+
+
+def _frames(ckpt: str | Path | Potential, package: Package | None) -> Iterator[Graph]:
+    """The structures that come with a model, read when they are asked for."""
+    if package is not None:
+        yield from stored_frames(package.contents)
+    elif not isinstance(ckpt, Potential):
+        yield from stored_frames(read_checkpoint(ckpt))
+
+
+def _volume(cell: torch.Tensor) -> float:
+    """Volume of a cell (3, 3) [Å³]; of so few numbers, Python's are the quickest."""
+    (ax, ay, az), (bx, by, bz), (cx, cy, cz) = cell.tolist()
+    return abs(ax * (by * cz - bz * cy) + ay * (bz * cx - bx * cz) + az * (bx * cy - by * cx))
 
 
 def _batches(graphs: Iterator[Graph], batch_size: int | None, max_edges: int) -> Iterator[list[Graph]]:

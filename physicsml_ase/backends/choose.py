@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from physicsml_ase.backends.compiled import OnRows, compiled_function
+from physicsml_ase.backends.native import OnKernel, not_native
 from physicsml_ase.backends.package import (
     Package,
     cached_package,
@@ -40,6 +41,13 @@ class Engine:
             for frame in frames:
                 self._check(frame.to(potential.references.table.device))
 
+    @property
+    def whole_lists(self) -> int:
+        """Lists of up to so many edges may hold some beyond the cut-off, which is quicker than removing them."""
+        if any(label.level == "edge" for label in self.potential.labels):
+            return 0
+        return getattr(self._backend, "whole_lists", 0)
+
     def __call__(self, graph: Graph) -> dict[str, Tensor]:
         """What `Potential.forward` returns."""
         return self._backend(graph) if self._checked else self._check(graph)
@@ -54,6 +62,12 @@ class Engine:
         return plain
 
 
+def check_name(wanted: str) -> None:
+    """Raise `InputError` for what is no backend's name."""
+    if wanted not in NAMES:
+        raise InputError(f"backend {wanted!r} is not known: {did_you_mean(wanted, NAMES)}")
+
+
 def choose(
     wanted: str,
     potential: Potential,
@@ -65,8 +79,7 @@ def choose(
 
     Raises `InputError` where one that is asked for by name can not be had.
     """
-    if wanted not in NAMES:
-        raise InputError(f"backend {wanted!r} is not known: {did_you_mean(wanted, NAMES)}")
+    check_name(wanted)
     if wanted == "auto":
         name, backend = _fastest(potential, package, threads)
     else:
@@ -105,7 +118,10 @@ def _fastest(potential: Potential, package: Package | None, threads: int | None)
 
 
 def _kernel(potential: Potential, threads: int | None) -> Backend:
-    raise InputError("backend kernel: is not there yet")
+    reason = not_native(potential)
+    if reason is not None:
+        raise InputError(f"backend kernel: {reason}")
+    return OnKernel(potential, threads)
 
 
 def disagreement(

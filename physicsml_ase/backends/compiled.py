@@ -14,13 +14,16 @@ from torch.export import Dim, ExportedProgram, export
 from physicsml_ase.backends.rows import Rows, make_rows
 from physicsml_ase.graph import Graph, edge_vectors
 from physicsml_ase.nn.elements import Elements
-from physicsml_ase.nn.features import Features, segment_sum
+from physicsml_ase.nn.features import NUM_ELEMENTS, Features, segment_sum
 from physicsml_ase.nn.geometry import Geometry
 from physicsml_ase.nn.slots import Slots
-from physicsml_ase.potential import Potential
+from physicsml_ase.potential import Potential, forces_and_stress
 
 Function = Callable[[list[Tensor]], Sequence[Tensor]]
 """`Step`, compiled: its inputs in a list, its outputs in a sequence."""
+
+KEPT = ("atomic_numbers", "cell", "edge_index", "edge_shift", "reverse", "num_edges")
+"""What rows depend on."""
 
 
 class Step(nn.Module):
@@ -30,8 +33,7 @@ class Step(nn.Module):
         super().__init__()
         self.model = potential.model
         self.scale, self.dtype = potential.domain.energy_scale, potential.dtype
-        self.features = bool(potential.headed)
-        """Whether the features follow, that the heads of labels read."""
+        self.wall, self.features = potential.wall, bool(potential.headed)
 
     def forward(
         self,
@@ -42,7 +44,8 @@ class Step(nn.Module):
         atomic_numbers: Tensor,
         attrs: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """Learned energies (N,), forces (N, 3) and virials (N, 3, 3), all float64, eV and Å."""
+        """Learned energies (N,), forces (N, 3), virials (N, 3, 3), all float64, eV and Å; whether atoms are so
+        close, (), that the wall has to be added; and, where labels have heads, the features that these read."""
         model, (n, width) = self.model, neighbor.shape
         j = neighbor.flatten()
         r = positions.index_select(0, j).view(n, width, 3) - positions[:, None, :] + shift
@@ -56,8 +59,17 @@ class Step(nn.Module):
         g = g.double() * self.scale  # (N J, 3)
         forces = (g - g.index_select(0, slots.reverse)).view(n, width, 3).sum(1)
         virials = (r[..., :, None] * g.view(n, width, 1, 3)).sum(1)  # (N, 3, 3)
+        close = self._close(r, atomic_numbers, j)
         features = (scalars, vectors) if self.features else ()
-        return energies.double() * self.scale, forces, virials, *features
+        return energies.double() * self.scale, forces, virials, close, *features
+
+    def _close(self, r: Tensor, atomic_numbers: Tensor, j: Tensor) -> Tensor:
+        """Whether any two atoms are within the wall."""
+        if self.wall is None:
+            return torch.zeros((), dtype=torch.bool, device=r.device)
+        pairs = atomic_numbers[:, None] * NUM_ELEMENTS + atomic_numbers.index_select(0, j).view(r.shape[:2])
+        outer = self.wall.outer.index_select(0, pairs.flatten()).view(pairs.shape).double()
+        return (r.square().sum(-1) < outer.square()).any()
 
     def _channels(self, index: Tensor, neighbor: Tensor) -> Tensor | None:
         """Element channels of the neighbour in each slot (N, J, W)."""
@@ -108,37 +120,36 @@ def compiled_function(potential: Potential) -> Function:
 class OnRows:
     """A potential whose step is computed by `function`; structures that do not fit into rows by the potential."""
 
+    whole_lists = 512
+    """Lists of up to so many edges may hold some beyond the cut-off: they cost less than removing them."""
+
     def __init__(self, potential: Potential, function: Function) -> None:
         self.potential, self.function = potential, function
-        self._graph: Graph | None = None  # whose rows are kept
-        self._rows: Rows | None = None
-        self._references = potential.references.table  # (N,) of the graph
+        self._last: tuple[Graph, Rows | None, Tensor] | None = None
 
     def __call__(self, graph: Graph) -> dict[str, Tensor]:
         """What `Potential.forward` returns."""
-        rows = self._rows_of(graph)
+        rows, references = self._rows_of(graph)
         if rows is None:
             return self.potential(graph)
         inputs = [graph.positions, rows.shift, rows.neighbor, rows.reverse, graph.atomic_numbers]
         attrs = self.potential.model.attrs(graph)
         if attrs is not None:
             inputs.append(attrs)
-        learned, forces, virials, *features = self.function(inputs)
-        return outputs(self.potential, graph, learned + self._references, forces, virials, features)
+        learned, forces, virials, close, *features = self.function(inputs)
+        out = outputs(self.potential, graph, learned + references, forces, virials, features)
+        return with_wall(self.potential, graph, out) if bool(close) else out
 
-    def _rows_of(self, graph: Graph) -> Rows | None:
-        """Rows of a graph; those of the last one, where only the positions are others."""
-        last = self._graph
-        if last is None or not (
-            graph.edge_index is last.edge_index
-            and graph.cell is last.cell
-            and graph.edge_shift is last.edge_shift
-            and graph.atomic_numbers is last.atomic_numbers
-        ):
-            self._rows = make_rows(graph, self.potential.domain.cutoff)
-            self._references = self.potential.references(graph.atomic_numbers)
-            self._graph = graph
-        return self._rows
+    def _rows_of(self, graph: Graph) -> tuple[Rows | None, Tensor]:
+        """Rows and reference energies of a graph; those of the last one, where only positions are others."""
+        if self._last is not None:
+            last, rows, references = self._last
+            if all(getattr(graph, name) is getattr(last, name) for name in KEPT):
+                return rows, references
+        rows = make_rows(graph, self.potential.domain.cutoff)
+        references = self.potential.references(graph.atomic_numbers)
+        self._last = graph, rows, references
+        return rows, references
 
 
 def outputs(
@@ -163,6 +174,21 @@ def outputs(
         with torch.no_grad():
             out |= {name: head(graph, Features(*features), r_ij) for name, head in own}
     return out
+
+
+def with_wall(potential: Potential, graph: Graph, out: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The outputs with what the potential's wall adds to them."""
+    r_ij = edge_vectors(graph)
+    wall = potential.wall(graph, r_ij) if potential.wall is not None else None
+    if wall is None:
+        return out
+    energies, g = wall
+    more = forces_and_stress(graph, r_ij, g) | {
+        "energy": segment_sum(energies, graph.batch, graph.cell.shape[0]),
+        "energies": energies,
+    }
+    learned = {name: value for name, value in more.items() if name not in potential.headed}
+    return out | {name: out[name] + value for name, value in learned.items()}
 
 
 def stress_of(graph: Graph, virial: Tensor) -> Tensor:

@@ -42,6 +42,12 @@ class Package(NamedTuple):
     contents: dict[str, Any]  # of its checkpoint
 
     @property
+    def device(self) -> str:
+        """Kind of device for which the step was compiled; "auto" where there is none of that kind."""
+        wanted = self.about["device"]
+        return wanted if wanted != "cuda" or torch.cuda.is_available() else "auto"
+
+    @property
     def dtype(self) -> torch.dtype:
         """Number type in which the compiled step computes."""
         return getattr(torch, self.about["dtype"])
@@ -86,9 +92,9 @@ def not_compilable(potential: Potential) -> str | None:
     return None
 
 
-def is_package(path: object) -> bool:
+def is_package(path: str | Path) -> bool:
     """Whether a name is that of a package."""
-    return isinstance(path, str | Path) and Path(path).suffix == ".pt2"
+    return Path(path).suffix == ".pt2"
 
 
 def read_package(path: str | Path) -> Package:

@@ -22,8 +22,12 @@ class VerletList:
         self._positions: Floats | None = None  # at the last rebuild
         self._kept: NDArray[np.bool_] | None = None  # (M,), the pairs in `_selected`
 
-    def update(self, positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike) -> Neighbors:
-        """The same edges as `neighbor_list` gives, whatever has changed since the last call."""
+    def update(self, positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike, whole: int = 0) -> Neighbors:
+        """The same edges as `neighbor_list` gives, whatever has changed since the last call.
+
+        A kept list of up to `whole` edges is given as it is, those of its skin among them: the same object
+        until the next rebuild.
+        """
         positions, cell, pbc = checked(positions, cell, pbc)
         if self.skin <= 0:
             self.rebuilds += 1
@@ -33,6 +37,9 @@ class VerletList:
         if low * (self.cutoff + self.skin) - moved < self.cutoff:
             self._rebuild(positions, cell, pbc)
             low, high, moved = 1.0, 1.0, 0.0
+        self._refuse_coincident(positions, cell, low, moved)
+        if len(self._edges.reverse) <= whole:
+            return self._edges
         return self._select(positions, cell, low, high, moved)
 
     def _rebuild(self, positions: Floats, cell: Floats, pbc: NDArray[np.bool_]) -> None:
@@ -72,17 +79,19 @@ class VerletList:
         return low, high, 2 * float(np.einsum("nx,nx->n", u, u).max()) ** 0.5
 
     def _select(self, positions: Floats, cell: Floats, low: float, high: float, moved: float) -> Neighbors:
-        pairs, d0 = self._pairs, self._pairs.distance
+        d0 = self._pairs.distance
         slack = 1e-9 * self.cutoff  # rounding; only pairs that are not certain are measured
         inside = d0 < (self.cutoff - moved - slack) / high
         unsure = np.flatnonzero((d0 < (self.cutoff + moved + slack) / low) & ~inside)
         inside[unsure] = self._distances(positions, cell, unsure) < self.cutoff
-        if low * self._nearest - moved < COINCIDENT:
-            close = np.flatnonzero(low * d0 - moved < COINCIDENT)
-            refuse_coincident(pairs, close, self._distances(positions, cell, close))
         if self._kept is None or (inside != self._kept).any():
             self._kept, self._selected = inside, self._filtered(inside, len(positions))
         return self._selected
+
+    def _refuse_coincident(self, positions: Floats, cell: Floats, low: float, moved: float) -> None:
+        if low * self._nearest - moved < COINCIDENT:
+            close = np.flatnonzero(low * self._pairs.distance - moved < COINCIDENT)
+            refuse_coincident(self._pairs, close, self._distances(positions, cell, close))
 
     def _distances(self, positions: Floats, cell: Floats, some: Ints) -> Floats:
         pairs = self._pairs

@@ -1,0 +1,122 @@
+"""A potential computed by the kernel in C++ (`kernel`), structure by structure.
+
+N atoms, S structures.
+"""
+
+import os
+import sys
+import time
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from physicsml_ase.backends.compiled import outputs, with_wall
+from physicsml_ase.backends.kernel import Kernel, SkinList, kernel_reason
+from physicsml_ase.graph import Graph, split
+from physicsml_ase.neighbors import Neighbors
+from physicsml_ase.nn.features import NUM_ELEMENTS
+from physicsml_ase.potential import Potential
+
+MANY_ATOMS = 200
+"""Structures of fewer atoms are computed by one thread, which a second one would only keep waiting."""
+TRIES = 3
+"""Steps by which one thread and all of them are compared."""
+
+
+def not_native(potential: Potential) -> str | None:
+    """Why the kernel can not compute a potential, None where it can; compiles the kernel where need be."""
+    if potential.headed:
+        return f"it does not compute {', '.join(potential.headed)}"
+    if not potential.has_energy:
+        return "the model has no energy"
+    return kernel_reason(potential.model)
+
+
+class OnKernel:
+    """A potential whose step is computed by the kernel. Later changes of its weights are not seen."""
+
+    whole_lists = sys.maxsize
+    """The kernel takes the neighbours within the cut-off out of any list itself."""
+
+    def __init__(self, potential: Potential, threads: int | None = None) -> None:
+        self.potential, self.threads = potential, threads
+        self.kernel = Kernel(potential.model)  # type: ignore[arg-type]
+        self._places = potential.model.index.places.numpy().astype(np.int32)
+        self._pace = dict[int, Pace]()
+        self._last: tuple[Graph, SkinList, Tensor] | None = None
+
+    def __call__(self, graph: Graph) -> dict[str, Tensor]:
+        """What `Potential.forward` returns."""
+        if graph.cell.shape[0] > 1:
+            parts = [self(part) for part in split(graph._replace(inputs={}, targets={}), {})]
+            return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        n, scale = graph.positions.shape[0], self.potential.domain.energy_scale
+        edges, references = self._list_of(graph)
+        pace = self._pace.setdefault(n.bit_length(), Pace(self.threads, n))
+        threads = pace.threads
+        began = time.perf_counter()
+        found = edges.within(
+            graph.positions.numpy(), graph.cell[0].numpy(), self.potential.domain.cutoff, threads
+        )
+        out = self.kernel(edges.elements, found, threads)
+        pace.took(threads, time.perf_counter() - began)
+        energies = torch.from_numpy(out.energies * np.float64(scale)) + references
+        forces, virial = torch.from_numpy(out.forces * scale), torch.from_numpy(out.virial * scale)
+        results = outputs(self.potential, graph, energies, forces, virial[None])
+        return with_wall(self.potential, graph, results) if found.near else results
+
+    def _list_of(self, graph: Graph) -> tuple[SkinList, Tensor]:
+        """The list and the reference energies of a graph; those of the last one where only positions differ."""
+        if self._last is not None:
+            last, edges, references = self._last
+            if (
+                graph.edge_index is last.edge_index
+                and graph.edge_shift is last.edge_shift
+                and graph.atomic_numbers is last.atomic_numbers
+            ):
+                return edges, references
+        neighbors = Neighbors(graph.edge_index.numpy(), graph.edge_shift.numpy(), graph.reverse.numpy())
+        elements = self._places.take(graph.atomic_numbers.numpy())
+        edges = SkinList(neighbors, elements, self._outer())
+        references = self.potential.references(graph.atomic_numbers)
+        self._last = graph, edges, references
+        return edges, references
+
+    def _outer(self) -> NDArray[np.float64] | None:
+        """Where the wall begins for each pair of elements (Z, Z) [Å]."""
+        if self.potential.wall is None:
+            return None
+        outer = self.potential.wall.outer.double().numpy().reshape(NUM_ELEMENTS, NUM_ELEMENTS)
+        elements = list(self.potential.domain.elements)
+        return outer[np.ix_(elements, elements)]
+
+
+class Pace:
+    """The number of threads for structures of about one size: given, or found by trying."""
+
+    def __init__(self, given: int | None, num_atoms: int) -> None:
+        most = min(torch.get_num_threads(), usable_cores())
+        tried = (1, most) if num_atoms >= MANY_ATOMS and most > 1 else (1,)
+        self._times: dict[int, list[float]] = {number: [] for number in ((given,) if given else tried)}
+
+    @property
+    def threads(self) -> int:
+        """The number for the next step."""
+        few = min(self._times, key=lambda number: len(self._times[number]))
+        if len(self._times) > 1 and len(self._times[few]) < TRIES:
+            return few
+        return min(self._times, key=lambda number: min(self._times[number], default=0.0))
+
+    def took(self, threads: int, seconds: float) -> None:
+        """Remember what a step cost, while numbers of threads are compared."""
+        if len(self._times[threads]) < TRIES:
+            self._times[threads].append(seconds)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
