@@ -1,0 +1,267 @@
+"""The C++ kernel says what eager says in float64, to float32's round-off, for every kind of model and structure."""
+
+import copy
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, fcc111, molecule
+from conftest import rattled
+
+from physicsml_ase.atoms import to_graph
+from physicsml_ase.backends import build
+from physicsml_ase.backends.kernel import Edges, Kernel, Output, SkinList, kernel_reason
+from physicsml_ase.domain import Domain
+from physicsml_ase.models.gaunt_ace import GauntACEConfig
+from physicsml_ase.neighbors import neighbor_list
+from physicsml_ase.potential import Potential
+
+CUTOFF = 4.0
+pytestmark = pytest.mark.skipif(build.compiler() is None, reason="there is no C++ compiler")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Kernels of the tests, which nobody needs again, stay out of the user's folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        build.build.cache_clear()
+        yield
+        build.build.cache_clear()
+
+
+def mixed(atoms: Atoms, elements: tuple[int, ...]) -> Atoms:
+    """A copy of randomly drawn elements."""
+    atoms = atoms.copy()
+    atoms.numbers = np.random.default_rng(0).choice(elements, len(atoms))
+    return atoms
+
+
+def sheared(atoms: Atoms) -> Atoms:
+    """A copy in a cell without right angles."""
+    atoms = atoms.copy()
+    atoms.set_cell(atoms.cell.array @ (np.eye(3) + 0.2 * np.tri(3, k=-1)), scale_atoms=True)
+    return atoms
+
+
+FIVE, MANY = (1, 6, 7, 53, 82), tuple(range(21, 31))
+SILICON = rattled(bulk("Si", cubic=True))
+SLAB = rattled(fcc111("Cu", (2, 2, 2), vacuum=6.0, periodic=True))
+ETHANOL = rattled(molecule("CH3CH2OH"))
+FAR = ETHANOL + Atoms("H", [[20.0, 0, 0]])
+COPPER = rattled(bulk("Cu", cubic=True).repeat((2, 1, 1)))
+STRUCTURES = {
+    "molecule": (ETHANOL, (1, 6, 8)),
+    "with_a_lone_atom": (FAR, (1, 6, 8)),
+    "alone": (Atoms("H"), (1, 6, 8)),
+    "crystal": (SILICON, (14,)),
+    "one_atom_cell": (bulk("Si", "bcc", a=3.0), (14,)),
+    "triclinic": (sheared(SILICON), (14,)),
+    "left_handed": (Atoms(SILICON, cell=SILICON.cell.array[[1, 0, 2]]), (14,)),
+    "slab": (SLAB, (29,)),
+    "five_elements": (mixed(sheared(COPPER), FIVE), FIVE),
+    "many_elements": (mixed(COPPER, MANY), MANY),
+}
+
+
+def make(elements: tuple[int, ...], **model: object) -> Potential:
+    """A potential whose parameters are all far from what they start as."""
+    torch.manual_seed(2)
+    config = GauntACEConfig(**{"channels": 16, "max_ell": 2, "hidden": 12, "num_radial": 6} | model)
+    potential = Potential(config, Domain(cutoff=CUTOFF, elements=elements, avg_num_neighbors=15.0), ())
+    with torch.no_grad():
+        for weight in potential.parameters():
+            weight += 0.3 * torch.randn_like(weight)
+    return potential.requires_grad_(False).eval()
+
+
+def elements_of(potential: Potential, atoms: Atoms) -> np.ndarray:
+    return potential.model.index.places.numpy()[atoms.numbers].astype(np.int32)
+
+
+def edges_of(potential: Potential, atoms: Atoms) -> Edges:
+    """The edges of a structure, out of a list with a skin."""
+    neighbors = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, CUTOFF + 0.7)
+    skin = SkinList(neighbors, elements_of(potential, atoms))
+    return skin.within(atoms.positions, atoms.cell.array, CUTOFF)
+
+
+def compute(potential: Potential, atoms: Atoms, threads: int = 1) -> Output:
+    return Kernel(potential.model)(elements_of(potential, atoms), edges_of(potential, atoms), threads)
+
+
+def check(out: Output, potential: Potential, atoms: Atoms) -> None:
+    """Agreement with eager in float64, relative to the largest number."""
+    wanted = copy.deepcopy(potential).double()(to_graph(atoms, CUTOFF))
+
+    def close(value: np.ndarray, want: torch.Tensor) -> None:
+        reference = want.numpy()
+        assert np.abs(value - reference).max() <= 2e-5 * np.abs(reference).max() + 1e-12
+
+    close(out.energies, wanted["energies"])
+    close(out.forces, wanted["forces"])
+    np.testing.assert_allclose(out.forces.sum(0), 0, atol=1e-12 * max(np.abs(out.forces).max(), 1))
+    if abs(atoms.cell.volume) > 0:
+        close((out.virial + out.virial.T) / (2 * abs(atoms.cell.volume)), wanted["stress"][0])
+
+
+@pytest.mark.parametrize("kind", STRUCTURES)
+def test_structures(kind: str) -> None:
+    atoms, elements = STRUCTURES[kind]
+    potential = make(elements)
+    check(compute(potential, atoms), potential, atoms)
+
+
+MODELS = {
+    "one_layer": {"layers": 1},
+    "three_layers": {"layers": 3},
+    "pairs": {"correlation": 2, "message_ell": 0},
+    "linear": {"correlation": 1, "max_ell": 1},
+    "high": {"correlation": 4, "max_ell": 3, "message_ell": 2},
+    "wide": {"channels": 48, "hidden": 40, "num_radial": 9, "max_ell": 4},
+    "element_channels": {"element_channels": 2},
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_models(kind: str) -> None:
+    atoms, elements = STRUCTURES["five_elements"]
+    potential = make(elements, **MODELS[kind])
+    check(compute(potential, atoms), potential, atoms)
+
+
+def test_threads() -> None:
+    atoms, elements = STRUCTURES["triclinic"]
+    atoms, potential = atoms.repeat((3, 2, 1)), make(elements)
+    out = compute(potential, atoms, threads=3)
+    check(out, potential, atoms)
+    again = compute(potential, atoms, threads=3)
+    assert all(np.array_equal(x, y) for x, y in zip(out, again))
+
+
+def test_an_atom_is_its_own_neighbour() -> None:
+    atoms, elements = STRUCTURES["molecule"]
+    potential = make(elements)
+    neighbors = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, CUTOFF + 0.7, True)
+    z = elements_of(potential, atoms)
+    edges = SkinList(neighbors, z).within(atoms.positions, atoms.cell.array, CUTOFF)
+    assert edges.shortest > 0.5
+    out = Kernel(potential.model)(z, edges)
+    wanted = potential.double()(to_graph(atoms, CUTOFF, self_interaction=True))
+    np.testing.assert_allclose(out.forces, wanted["forces"], atol=2e-5 * wanted["forces"].abs().max())
+    np.testing.assert_allclose(out.energies, wanted["energies"], atol=2e-5 * wanted["energies"].abs().max())
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("kind", ["molecule", "alone", "one_atom_cell", "slab", "five_elements"])
+def test_edges_within_the_skin_follow_atoms_and_cell(kind: str, threads: int) -> None:
+    atoms, elements = STRUCTURES[kind]
+    if threads > 1:
+        atoms = atoms.repeat(tuple(np.where(atoms.pbc, 9, 1)))
+    index = {z: k for k, z in enumerate(elements)}
+    z = np.array([index[number] for number in atoms.numbers], np.int32)
+    skin = SkinList(neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, CUTOFF + 0.7), z)
+    atoms = rattled(atoms, 0.05, seed=8)
+    atoms.set_cell(atoms.cell.array * 1.01, scale_atoms=True)
+    fresh = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, CUTOFF)
+    i, j = fresh.edge_index
+    r = atoms.positions[j] + fresh.edge_shift @ atoms.cell.array - atoms.positions[i]
+    edges = skin.within(atoms.positions, atoms.cell.array, CUTOFF, threads)
+    assert edges.start[0] == 0
+    np.testing.assert_array_equal(np.diff(edges.start), np.bincount(i, minlength=len(atoms)))
+    centre = np.repeat(np.arange(len(atoms)), np.diff(edges.start))
+    ours = np.column_stack([centre, edges.neighbor, edges.r_ij.astype(float)]).round(4)
+    theirs = np.column_stack([i, j, r.astype(np.float32)]).round(4)
+    for rows in (ours, theirs):
+        rows += 0.0  # no negative zeros
+    np.testing.assert_allclose(
+        ours[np.lexsort(ours.T[::-1])], theirs[np.lexsort(theirs.T[::-1])], atol=2.1e-4
+    )
+    shortest = np.linalg.norm(r, axis=1).min(initial=np.inf)
+    assert edges.shortest == pytest.approx(shortest)
+
+
+def test_edges_within_reach_of_the_wall_are_counted() -> None:
+    atoms, elements = STRUCTURES["molecule"]
+    i, j, d = _distances(atoms)
+    outer = np.array([[1.0, 1.2, 0.5], [1.2, 1.45, 1.0], [0.5, 1.0, 0.0]])
+    index = {z: k for k, z in enumerate(elements)}
+    z = np.array([index[number] for number in atoms.numbers], np.int32)
+    neighbors = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, CUTOFF + 0.7)
+    edges = SkinList(neighbors, z, outer).within(atoms.positions, atoms.cell.array, CUTOFF)
+    assert edges.near == (d < outer[z[i], z[j]]).sum() > 0
+
+
+def _distances(atoms: Atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    i, j = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, CUTOFF).edge_index
+    return i, j, np.linalg.norm(atoms.positions[j] - atoms.positions[i], axis=1)
+
+
+def test_nan_comes_out_as_nan() -> None:
+    atoms, elements = STRUCTURES["molecule"]
+    potential = make(elements)
+    z, edges = elements_of(potential, atoms), edges_of(potential, atoms)
+    edges.r_ij[0] = np.nan
+    out = Kernel(potential.model)(z, edges)
+    assert np.isnan(out.energies[0])
+    assert np.isnan(out.forces[0]).all()
+    potential.model.layers[0].readout.inward[0] = np.nan
+    assert np.isnan(Kernel(potential.model)(z, edges_of(potential, atoms)).energies).all()
+    positions = atoms.positions.copy()
+    positions[1] = np.nan
+    neighbors = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, CUTOFF)
+    found = SkinList(neighbors, z).within(positions, atoms.cell.array, CUTOFF)
+    assert np.isnan(found.r_ij).any()
+
+
+def test_energy_is_smooth_where_neighbours_come_and_go() -> None:
+    potential = make((1, 6, 8))
+    kernel = Kernel(potential.model)
+    energies = []
+    for d in (CUTOFF - 1e-3, CUTOFF - 1e-6, CUTOFF + 1e-6):
+        pair = Atoms("HO", [[0, 0, 0], [0, 0, d]])
+        energies.append(kernel(elements_of(potential, pair), edges_of(potential, pair)).energies.sum())
+    assert energies[0] == pytest.approx(energies[2], rel=1e-6)
+    assert energies[1] == pytest.approx(energies[2], rel=1e-6)
+
+
+def test_what_it_can_not_compute_is_one_line() -> None:
+    reasons = [
+        kernel_reason(make((14,), channels=12).model),
+        kernel_reason(make((14,)).double().model),
+        kernel_reason(make((14,), max_ell=5, correlation=1).model),
+        kernel_reason(torch.nn.Linear(2, 2)),
+    ]
+    for reason, word in zip(reasons, ["16 channels", "float64", "max_ell", "gaunt_ace"]):
+        assert reason is not None
+        assert word in reason
+        assert "\n" not in reason
+
+
+def test_without_a_compiler_or_with_one_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model = make((14,), num_radial=5).model
+    fails = tmp_path / "fails"
+    fails.write_text("#!/bin/sh\necho 'fatal error: no such thing' >&2\nexit 1\n")
+    fails.chmod(0o755)
+    monkeypatch.setenv("CXX", str(fails))
+    reason = kernel_reason(model)
+    assert reason is not None
+    assert "no such thing" in reason
+    assert "\n" not in reason
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "no C++ compiler" in (kernel_reason(model) or "")
+
+
+def test_two_processes_compile_at_once(tmp_path: Path) -> None:
+    script = "from physicsml_ase.backends.build import build; build('edges.cpp').within"
+    environment = {"XDG_CACHE_HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    runs = [subprocess.Popen([sys.executable, "-c", script], env=environment) for _ in range(2)]
+    assert [run.wait(timeout=120) for run in runs] == [0, 0]
+    assert len(list((tmp_path / "physicsml_ase").iterdir())) == 1
