@@ -1,6 +1,7 @@
 // The edges within the cut-off, out of a list with a skin. N atoms, E edges of the list, sorted by centre.
 
 #include <cstdint>
+#include <limits>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -34,7 +35,7 @@ extern "C" int64_t within(const List* list, const double* offsets, const double*
     const int64_t n = list->num_atoms;
     const double most = cutoff * cutoff;
     int64_t close = 0;
-    double least = 1e300;
+    double least = std::numeric_limits<double>::infinity();
     start[0] = 0;
     if (threads > 1) {  // each must know where to begin
 #pragma omp parallel for num_threads(threads) schedule(static)

@@ -28,7 +28,7 @@ constexpr int square(int n) { return n * n; }
 
 #if defined(__AVX512F__)
 constexpr int LANES = 16;
-constexpr int TILE_ROWS = 8;
+constexpr int TILE_ROWS = 12;
 #elif defined(__AVX__)
 constexpr int LANES = 8;
 constexpr int TILE_ROWS = 6;
@@ -537,8 +537,13 @@ struct Worker {
             for (int a = 0; a < BLOCK; a++) {
                 const float* gate = model.density_gate + (element[a] * (LMAX + 1) + FELT.row_degree[m]) * Q_PAD;
                 const int at = m * AQ + a * Q_PAD;
-                for (int q = 0; q < Q_PAD; q++) to[at + q] = from[at + q] * gate[q];
+                for (int q = 0; q < Q_PAD; q += LANES) store(to + at + q, load(from + at + q) * load(gate + q));
             }
+    }
+
+    template <int WIDTH>
+    static void scale(float* x, const float* by) {
+        for (int c = 0; c < WIDTH; c += LANES) store(x + c, load(x + c) * load(by + c));
     }
 
     template <int T>
@@ -546,7 +551,7 @@ struct Worker {
         for (int m = 0; m < M; m++)
             for (int a = 0; a < BLOCK; a++) {
                 const float* gate = model.layers[T].mix_gate + (element[a] * (LMAX + 1) + FELT.row_degree[m]) * C;
-                for (int c = 0; c < C; c++) x[m * AC + a * C + c] *= gate[c];
+                scale<C>(x + m * AC + a * C, gate);
             }
     }
 
@@ -554,8 +559,7 @@ struct Worker {
     void gate_product(float* x) const {
         for (int row = 0; row < square(ELL<T> + 1); row++)
             for (int a = 0; a < BLOCK; a++)
-                for (int c = 0; c < NU * C; c++)
-                    x[(row * BLOCK + a) * NU * C + c] *= model.layers[T].product_gate[element[a] * NU * C + c];
+                scale<NU * C>(x + (row * BLOCK + a) * NU * C, model.layers[T].product_gate + element[a] * NU * C);
     }
 
     // S of each atom, and what was heard along each edge.
@@ -662,11 +666,11 @@ struct Worker {
             alignas(64) float g_sent[ROWS_SENT * AC];
             for (int a = 0; a < BLOCK; a++)
                 for (int row = 0; row < ROWS_SENT; row++)
-                    for (int c = 0; c < C; c++) {
-                        float total = 0;
-                        for (int k = 0; k < threads; k++)
-                            total += buffers.own[k].g_h[T][(atom[a] * ROWS_SENT + row) * C + c];
-                        g_sent[row * AC + a * C + c] = total;
+                    for (int c = 0; c < C; c += LANES) {
+                        const size_t at = (atom[a] * ROWS_SENT + row) * C + c;
+                        V total = load(buffers.own[0].g_h[T] + at);
+                        for (int k = 1; k < threads; k++) total += load(buffers.own[k].g_h[T] + at);
+                        store(g_sent + row * AC + a * C + c, total);
                     }
             for (int l = 0; l <= L_SENT; l++) {
                 const int row = SENT.first[l];
@@ -675,9 +679,9 @@ struct Worker {
             }
         }
         for (int a = 0; a < BLOCK; a++)
-            for (int c = 0; c < NU * C; c++) {
+            for (int c = 0; c < NU * C; c += LANES) {
                 float* g = g_product + a * NU * C + c;
-                *g = g_input[a * F + c] + (LAST<T> ? 0.0f : *g);
+                store(g, load(g_input + a * F + c) + (LAST<T> ? V{} : load(g)));
             }
         gate_product<T>(g_product);
         Product<ELL<T>>::reverse(mixed, layer.inward, layer.outward, int(layer.points), g_product, g_mixed);
@@ -914,19 +918,19 @@ void all_reverse(Worker& worker) {
 
 extern "C" {
 
-// Bytes that `compute` needs.
-size_t scratch_size(int64_t num_atoms, int64_t most_neighbors, int threads) {
-    Arena arena{nullptr};
-    Buffers(arena, num_atoms, most_neighbors, threads);
-    return arena.used + 64;
-}
-
-// Energies (N), forces (N, 3) and virial (3, 3) in units of the energy scale.
-void compute(const Model* model, const Structure* structure, int64_t most_neighbors, int threads, char* scratch,
-             float* energies, double* forces, double* virial) {
+// Energies (N), forces (N, 3) and virial (3, 3) in units of the energy scale. Returns how many bytes of scratch it needs;
+// if that is more than there are, nothing has been done.
+size_t compute(const Model* model, int64_t num_atoms, const int64_t* start, const int32_t* neighbor,
+               const int32_t* element, const float* r_ij, int threads, char* scratch, size_t size, float* energies,
+               double* forces, double* virial) {
+    const Structure structure{num_atoms, start, neighbor, element, r_ij};
+    int64_t longest = 0;
+    for (int64_t i = 0; i < num_atoms; i++) longest = std::max(longest, start[i + 1] - start[i]);
     Arena arena{scratch + (64 - reinterpret_cast<uintptr_t>(scratch) % 64) % 64};
-    Buffers buffers(arena, structure->num_atoms, most_neighbors, threads);
-    const int64_t n = structure->num_atoms;
+    Buffers buffers(arena, num_atoms, longest, threads);
+    const size_t needed = arena.used + 64;
+    if (needed > size) return needed;
+    const int64_t n = num_atoms;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
 #ifdef _OPENMP
@@ -934,7 +938,7 @@ void compute(const Model* model, const Structure* structure, int64_t most_neighb
 #else
         const int thread = 0, started = 1;
 #endif
-        Worker worker(*model, *structure, buffers, thread, started, energies);
+        Worker worker(*model, structure, buffers, thread, started, energies);
         wait();
         all_forward<0>(worker);
         worker.turn();
@@ -950,6 +954,7 @@ void compute(const Model* model, const Structure* structure, int64_t most_neighb
                 for (int t = 0; t < started; t++) virial[k] += buffers.own[t].virial[k];
             }
     }
+    return needed;
 }
 
 }  // extern "C"

@@ -8,6 +8,7 @@ N atoms, E edges.
 """
 
 import ctypes
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from physicsml_ase.neighbors import Neighbors
 
 Floats = NDArray[np.float64]
 MOST_THREADS = 1024
+_P = ctypes.c_void_p
 
 
 class Edges(NamedTuple):
@@ -75,9 +77,10 @@ class Kernel:
         reason = kernel_reason(model)
         if reason:
             raise BuildError(reason)
-        self._library = _library(model)
+        self._compute = _library(model).compute
         self._keep = list[NDArray[np.float32]]()  # what the weights point into
-        self._weights = _weights(model, self._keep)
+        self._model = _weights(model, self._keep)
+        self._weights = ctypes.addressof(self._model)
         self._scratch = np.empty(0, np.uint8)
 
     def __call__(self, elements: NDArray[np.int32], edges: Edges, threads: int = 1) -> Output:
@@ -86,19 +89,15 @@ class Kernel:
         if elements.dtype != np.int32 or edges.start.shape != (n + 1,):
             raise ValueError("elements must be int32 (N,) and edges.start (N + 1,)")
         threads = min(max(threads, 1), MOST_THREADS, n // 16 + 1)
-        longest = int(np.diff(edges.start).max(initial=0))
-        size = self._library.scratch_size(ctypes.c_int64(n), ctypes.c_int64(longest), threads)
-        if self._scratch.nbytes < size:
-            self._scratch = np.empty(size + size // 8, np.uint8)
-        structure = _Structure(n, *(_at(x) for x in (edges.start, edges.neighbor, elements, edges.r_ij)))
+        structure = (n, _at(edges.start), _at(edges.neighbor), _at(elements), _at(edges.r_ij), threads)
         energies, forces, virial = np.empty(n, np.float32), np.empty((n, 3)), np.empty((3, 3))
-        self._library.compute(
-            ctypes.byref(self._weights),
-            ctypes.byref(structure),
-            ctypes.c_int64(longest),
-            threads,
-            *(_at(x) for x in (self._scratch, energies, forces, virial)),
-        )
+        results = (_at(energies), _at(forces), _at(virial))
+        while True:
+            scratch = self._scratch
+            needed = self._compute(self._weights, *structure, _at(scratch), scratch.nbytes, *results)
+            if needed <= scratch.nbytes:
+                break
+            self._scratch = np.empty(needed + needed // 8, np.uint8)
         return Output(energies, forces, virial)
 
 
@@ -135,49 +134,43 @@ class SkinList:
         self._found = Edges(
             np.empty(n + 1, np.int64), np.empty(len(j), np.int32), np.empty((len(j), 3), np.float32)
         )
+        self._near, self._shortest = ctypes.c_int64(), ctypes.c_double()
+        self._at_list = ctypes.addressof(self._list)
+        self._at_found = (
+            *(_at(self._found.start), _at(self._found.neighbor), _at(self._found.r_ij)),
+            *(ctypes.addressof(self._near), ctypes.addressof(self._shortest)),
+        )
+        self._within = build("edges.cpp").within
+        self._within.argtypes = [*[_P] * 3, ctypes.c_double, _P, ctypes.c_int, *[_P] * 5]
+        self._within.restype = ctypes.c_int64
 
     def within(self, positions: Floats, cell: Floats, cutoff: float, threads: int = 1) -> Edges:
         """Edges shorter than `cutoff` [Å] of atoms (N, 3) in a cell (3, 3); valid until the next call."""
         positions = np.ascontiguousarray(positions, np.float64)
-        offsets = self._shifts @ np.asarray(cell, np.float64)
-        near, shortest = ctypes.c_int64(), ctypes.c_double()
+        offsets = self._shifts @ cell
         found = self._found
-        library = build("edges.cpp")
-        library.within.restype = ctypes.c_int64
-        count = library.within(
-            ctypes.byref(self._list),
-            *(_at(x) for x in (offsets, positions)),
-            ctypes.c_double(cutoff),
-            _at(self._outer),
+        count = self._within(
+            *(self._at_list, _at(offsets), _at(positions), cutoff, _at(self._outer)),
             min(max(threads, 1), MOST_THREADS, positions.shape[0] // 256 + 1),
-            *(_at(x) for x in (found.start, found.neighbor, found.r_ij)),
-            ctypes.byref(near),
-            ctypes.byref(shortest),
+            *self._at_found,
         )
-        least = float(np.sqrt(shortest.value)) if shortest.value < 1e299 else np.inf
-        return Edges(found.start, found.neighbor[:count], found.r_ij[:count], least, near.value)
+        shortest = math.sqrt(self._shortest.value) if count else math.inf
+        return Edges(found.start, found.neighbor[:count], found.r_ij[:count], shortest, int(self._near.value))
 
 
 class _List(ctypes.Structure):
     _fields_ = [
         ("num_atoms", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("start", "neighbor", "shift", "element")),
+        *((name, _P) for name in ("start", "neighbor", "shift", "element")),
         ("no_shift", ctypes.c_int64),
         ("num_elements", ctypes.c_int64),
-    ]
-
-
-class _Structure(ctypes.Structure):
-    _fields_ = [
-        ("num_atoms", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("start", "neighbor", "element", "r_ij")),
     ]
 
 
 class _Layer(ctypes.Structure):
     _fields_ = [
         *(
-            (name, ctypes.c_void_p)
+            (name, _P)
             for name in (
                 *("mix_density", "mix_density_T", "mix_message", "mix_message_T", "mix_gate", "product_gate"),
                 *("inward", "outward", "hidden", "hidden_T", "hidden_bias", "hidden_out", "linear"),
@@ -190,17 +183,18 @@ class _Layer(ctypes.Structure):
 
 def _model_type(layers: int) -> type[ctypes.Structure]:
     fields = [
-        *((name, ctypes.c_void_p) for name in ("channels", "density_gate")),
+        *((name, _P) for name in ("channels", "density_gate")),
         *((name, ctypes.c_float) for name in ("cutoff", "stretch")),
         ("layers", _Layer * layers),
     ]
     return type("_Model", (ctypes.Structure,), {"_fields_": fields})
 
 
-def _at(array: NDArray[Any]) -> ctypes.c_void_p:
+def _at(array: NDArray[Any]) -> int:
+    """Where the numbers of an array lie."""
     if not array.flags.c_contiguous:
         raise ValueError("the kernel takes contiguous arrays")
-    return ctypes.c_void_p(array.ctypes.data)
+    return array.ctypes.data
 
 
 def _layers(model: GauntACE) -> list[Layer]:
@@ -226,8 +220,9 @@ def _sizes(model: GauntACE) -> dict[str, int]:
 
 def _library(model: GauntACE) -> ctypes.CDLL:
     library = build("gaunt_ace.cpp", tuple(_sizes(model).items()))
-    library.scratch_size.restype = ctypes.c_size_t
-    library.compute.restype = None
+    size, count = ctypes.c_size_t, ctypes.c_int64
+    library.compute.argtypes = [_P, count, *[_P] * 4, ctypes.c_int, _P, size, *[_P] * 3]
+    library.compute.restype = size
     return library
 
 

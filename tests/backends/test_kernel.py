@@ -102,7 +102,7 @@ def check(out: Output, potential: Potential, atoms: Atoms) -> None:
 
     def close(value: np.ndarray, want: torch.Tensor) -> None:
         reference = want.numpy()
-        assert np.abs(value - reference).max() <= 2e-5 * np.abs(reference).max() + 1e-12
+        assert np.abs(value - reference).max() <= 5e-5 * np.abs(reference).max() + 1e-12
 
     close(out.energies, wanted["energies"])
     close(out.forces, wanted["forces"])
