@@ -6,6 +6,7 @@ Everything that the model knows is computed at once and kept until the atoms cha
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from physicsml_ase.atoms import EDGES_PER_BATCH, build_graph, graph_attrs, to_graph
 from physicsml_ase.backends.choose import check_name, choose
+from physicsml_ase.backends.compiled import volume
 from physicsml_ase.backends.package import Package, is_package, package_potential, read_package
 from physicsml_ase.checkpoint import DTYPES, load_potential, read_checkpoint, stored_frames
 from physicsml_ase.conventions import PROPERTIES, InputError, Level, matrix_to_voigt
@@ -26,6 +28,15 @@ from physicsml_ase.nn.heads import DERIVED
 from physicsml_ase.potential import Potential
 
 Results = dict[str, float | NDArray[np.float64]]
+
+
+class Kept(NamedTuple):
+    """What the graph of the last calculation was made of, besides positions."""
+
+    graph: Graph
+    neighbors: Neighbors
+    numbers: NDArray[np.int64]
+    cell: NDArray[np.float64]
 
 
 class PhysicsMLCalculator(Calculator):
@@ -93,7 +104,7 @@ class PhysicsMLCalculator(Calculator):
     def _start_anew(self) -> None:
         """Forget what is only kept for speed."""
         self._verlet = VerletList(self.domain.cutoff, self.skin, self.domain.self_interaction)
-        self._last: tuple[Neighbors, Graph, NDArray[np.int64]] | None = None
+        self._kept: Kept | None = None
         self._copy: Atoms | None = None  # ours, to be written over
 
     def calculate(
@@ -118,10 +129,10 @@ class PhysicsMLCalculator(Calculator):
         if old is None:
             return list(all_changes)
         arrays = ("positions", "numbers")
-        changes = [name for name in arrays if not np.array_equal(atoms.arrays[name], old.arrays[name])]
-        if not np.array_equal(atoms.cell.array, old.cell.array):
+        changes = [name for name in arrays if not _equal(atoms.arrays[name], old.arrays[name])]
+        if not _equal(atoms.cell.array, old.cell.array):
             changes.append("cell")
-        if not np.array_equal(atoms.pbc, old.pbc):
+        if not _equal(atoms.pbc, old.pbc):
             changes.append("pbc")
         if self.domain.attrs and not np.array_equal(self._graph_attrs(atoms), self._attrs):
             changes.append("info")
@@ -176,19 +187,22 @@ class PhysicsMLCalculator(Calculator):
         if domain.attrs:
             self._attrs = self._graph_attrs(atoms)
             inputs["graph_attrs"] = torch.from_numpy(self._attrs).to(self.device)
-        same = self._last is not None and np.array_equal(numbers, self._last[2])
-        if not same:
+        kept = self._kept
+        if kept is None or not _equal(numbers, kept.numbers):
             self._refuse_unknown(numbers)
+            kept = None
         neighbors = self._verlet.update(atoms.positions, cell, pbc, whole=self._engine.whole_lists)
-        if not same or self._last is None or neighbors is not self._last[0]:
+        if kept is None or neighbors is not kept.neighbors:
             graph = build_graph(numbers, atoms.positions, cell, pbc, neighbors, inputs, {}).to(self.device)
-            self._last = neighbors, graph, numbers.copy()
+            self._kept = Kept(graph, neighbors, numbers.copy(), cell.copy())
             return graph
-        kept = self._last[1]
-        positions = torch.from_numpy(atoms.positions.astype(np.float64)).to(self.device)  # a copy
-        graph = kept._replace(positions=positions, inputs=inputs)
-        box = torch.from_numpy(np.array(cell, dtype=np.float64))[None].to(self.device)
-        return graph if torch.equal(box, kept.cell) else graph._replace(cell=box)
+        positions = torch.from_numpy(np.array(atoms.positions, np.float64)).to(self.device)
+        graph = kept.graph._replace(positions=positions, inputs=inputs)
+        if not _equal(cell, kept.cell):
+            box = torch.from_numpy(np.array(cell, np.float64))[None].to(self.device)
+            graph = graph._replace(cell=box)
+            self._kept = kept._replace(graph=graph, cell=cell.copy())
+        return graph
 
     def _copied(self, atoms: Atoms) -> Atoms:
         """A copy of the structure; into the last copy where only positions and cell can be others."""
@@ -196,7 +210,7 @@ class PhysicsMLCalculator(Calculator):
         if (
             old is None
             or self.domain.attrs  # which are in `info`
-            or not np.array_equal(old.arrays["numbers"], atoms.arrays["numbers"])
+            or not _equal(old.arrays["numbers"], atoms.arrays["numbers"])
         ):
             self._copy = atoms.copy()
             return self._copy
@@ -227,7 +241,7 @@ class PhysicsMLCalculator(Calculator):
             if level == "structure":
                 value = value[0]
             if name == "stress":
-                if _volume(graph.cell[0]) <= 1e-9:
+                if volume(graph.cell[0]) <= 1e-9:
                     continue  # ASE raises its PropertyNotImplementedError for what is not in the results
                 value = matrix_to_voigt(value)
             if not np.isfinite(value).all():
@@ -246,7 +260,7 @@ class PhysicsMLCalculator(Calculator):
 
     def __getstate__(self) -> dict[str, object]:
         state = self.__dict__.copy()
-        for name in ("_verlet", "_engine", "_last", "_copy"):
+        for name in ("_verlet", "_engine", "_kept", "_copy"):
             del state[name]
         if self.atoms is not None:
             state["atoms"] = self.atoms.copy()  # the next calculation writes over this one
@@ -305,10 +319,11 @@ def _frames(ckpt: str | Path | Potential, package: Package | None) -> Iterator[G
         yield from stored_frames(read_checkpoint(ckpt))
 
 
-def _volume(cell: torch.Tensor) -> float:
-    """Volume of a cell (3, 3) [Å³]; of so few numbers, Python's are the quickest."""
-    (ax, ay, az), (bx, by, bz), (cx, cy, cz) = cell.tolist()
-    return abs(ax * (by * cz - bz * cy) + ay * (bz * cx - bx * cz) + az * (bx * cy - by * cx))
+def _equal(a: NDArray[np.generic], b: NDArray[np.generic]) -> bool:
+    """Whether two arrays of one kind are the same, to the bit; for the few numbers of a molecule, quickly."""
+    if a.size > 1000:
+        return np.array_equal(a, b)
+    return a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
 def _batches(graphs: Iterator[Graph], batch_size: int | None, max_edges: int) -> Iterator[list[Graph]]:

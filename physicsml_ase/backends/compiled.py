@@ -193,6 +193,14 @@ def with_wall(potential: Potential, graph: Graph, out: dict[str, Tensor]) -> dic
 
 def stress_of(graph: Graph, virial: Tensor) -> Tensor:
     """Stress (S, 3, 3) from virials (S, 3, 3); NaN without a full cell."""
-    a, b, c = graph.cell.unbind(1)
-    volume = (a * torch.linalg.cross(b, c)).sum(-1).abs()[:, None, None]
-    return torch.where(volume > 1e-9, (virial + virial.mT) / (2 * volume), torch.nan)
+    if graph.cell.shape[0] == 1:
+        size = volume(graph.cell[0])
+        return (virial + virial.mT) / (2 * size) if size > 1e-9 else torch.full_like(virial, torch.nan)
+    sizes = torch.linalg.det(graph.cell).abs()[:, None, None]
+    return torch.where(sizes > 1e-9, (virial + virial.mT) / (2 * sizes), torch.nan)
+
+
+def volume(cell: Tensor) -> float:
+    """Volume of a cell (3, 3) [Å³]; of so few numbers, Python's are the quickest."""
+    (ax, ay, az), (bx, by, bz), (cx, cy, cz) = cell.tolist()
+    return abs(ax * (by * cz - bz * cy) + ay * (bz * cx - bx * cz) + az * (bx * cy - by * cx))

@@ -22,7 +22,13 @@ import torch
 from torch import Tensor
 
 from physicsml_ase.backends.compiled import Function, exported
-from physicsml_ase.checkpoint import build_potential, describe_potential, read_checkpoint, write_atomically
+from physicsml_ase.checkpoint import (
+    build_potential,
+    describe_potential,
+    load_potential,
+    read_checkpoint,
+    write_atomically,
+)
 from physicsml_ase.conventions import InputError
 from physicsml_ase.potential import Potential
 from physicsml_ase.version import __version__
@@ -51,6 +57,15 @@ class Package(NamedTuple):
     def dtype(self) -> torch.dtype:
         """Number type in which the compiled step computes."""
         return getattr(torch, self.about["dtype"])
+
+
+def export_checkpoint(
+    ckpt: str | Path, path: str | Path, device: str | torch.device = "cpu", dtype: str | None = None
+) -> Package:
+    """Compile a checkpoint's model for `device`, in `dtype` (None: the checkpoint's), into a package."""
+    contents = read_checkpoint(ckpt)
+    export_package(load_potential(ckpt, device, dtype), Path(path), contents)
+    return read_package(path)
 
 
 def export_package(potential: Potential, path: Path, contents: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from physicsml_ase.cli.about import describe, info
 from physicsml_ase.cli.evaluation import evaluate, predict
+from physicsml_ase.cli.export import export
 from physicsml_ase.cli.simulation import md, relax
 from physicsml_ase.cli.training import resume, train
 from physicsml_ase.conventions import InputError
@@ -88,7 +89,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # which takes "[ps]" for markup
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (train, resume, evaluate, predict, md, relax, info, describe):
+for verb in (train, resume, evaluate, predict, md, relax, export, info, describe):
     app.command()(verb)
 
 

@@ -6,6 +6,12 @@ from typing import Annotated
 import typer
 
 Ckpt = Annotated[str, typer.Argument(metavar="CKPT", help="A model.ckpt, or a run's training checkpoint.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A model.ckpt, a run's training checkpoint, or an exported model.pt2."
+    ),
+]
 Structures = Annotated[
     list[str],
     typer.Argument(metavar="DATA...", help="Files that ASE reads, such as a.xyz, 'b.db@natoms<50'."),
@@ -15,6 +21,9 @@ Structure = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
 Dtype = Annotated[str | None, typer.Option(help="float32 or float64. [default: the checkpoint's]")]
+Backend = Annotated[
+    str, typer.Option(help="auto, eager, compile, aoti, kernel: what computes the model.", metavar="NAME")
+]
 Threads = Annotated[
     int,
     typer.Option(min=0, help="CPU threads. 0: one, or all for structures of many atoms.", show_default=False),

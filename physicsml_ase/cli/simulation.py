@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from physicsml_ase.cli.options import Ckpt, Device, Dtype, Structure, Threads, use_threads
+from physicsml_ase.cli.options import Backend, Device, Dtype, Model, Structure, Threads, use_threads
 from physicsml_ase.conventions import InputError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ NOT_CONVERGED = 1
 
 
 def md(
-    ckpt: Ckpt,
+    ckpt: Model,
     structure: Structure,
     time_ps: Annotated[float, typer.Option(help="Length [ps], with what a continued trajectory has.")] = 1.0,
     timestep: Annotated[float, typer.Option(help="Time step [fs].")] = 1.0,
@@ -38,6 +38,7 @@ def md(
     seed: Annotated[int, typer.Option(help="Seed of velocities and thermostat.")] = 0,
     device: Device = "auto",
     dtype: Dtype = None,
+    backend: Backend = "auto",
     threads: Threads = 0,
 ) -> None:
     """Molecular dynamics."""
@@ -49,7 +50,7 @@ def md(
     atoms = _one_structure(structure)
     use_threads(threads, len(atoms))
     result = simulate.md(
-        PhysicsMLCalculator(ckpt, device=device, dtype=dtype),
+        PhysicsMLCalculator(ckpt, device=device, dtype=dtype, backend=backend, threads=threads or None),
         atoms,
         time_ps=time_ps,
         timestep_fs=timestep,
@@ -66,7 +67,7 @@ def md(
 
 
 def relax(
-    ckpt: Ckpt,
+    ckpt: Model,
     structure: Structure,
     fmax: Annotated[float, typer.Option(help="Largest force left [eV/Å].")] = 0.01,
     steps: Annotated[int, typer.Option(help="At most so many steps.")] = 500,
@@ -81,6 +82,7 @@ def relax(
     ] = None,
     device: Device = "auto",
     dtype: Dtype = None,
+    backend: Backend = "auto",
     threads: Threads = 0,
 ) -> None:
     """Geometry optimisation; exit status 1 where it did not converge."""
@@ -95,7 +97,7 @@ def relax(
     atoms = _one_structure(structure)
     use_threads(threads, len(atoms))
     result = simulate.relax(
-        PhysicsMLCalculator(ckpt, device=device, dtype=dtype),
+        PhysicsMLCalculator(ckpt, device=device, dtype=dtype, backend=backend, threads=threads or None),
         atoms,
         fmax=fmax,
         steps=steps,

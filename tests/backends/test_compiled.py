@@ -1,0 +1,315 @@
+"""The step on rows against the model itself, and how a backend is chosen and checked."""
+
+import functools
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+from conftest import alloy, rattled, structures
+
+from physicsml_ase.atoms import to_graph
+from physicsml_ase.backends import choose as chooser
+from physicsml_ase.backends.choose import Engine, choose, disagreement
+from physicsml_ase.backends.compiled import OnRows, Step, compiled_function, exported
+from physicsml_ase.backends.rows import make_rows
+from physicsml_ase.calculator import PhysicsMLCalculator
+from physicsml_ase.checkpoint import save_potential
+from physicsml_ase.config import MODELS, validate
+from physicsml_ase.conventions import PROPERTIES, InputError, Label
+from physicsml_ase.domain import Domain
+from physicsml_ase.graph import Graph, collate
+from physicsml_ase.potential import Potential
+
+CUTOFF = 4.0
+ENERGY = ("energy", "forces", "stress")
+SMALL = {"channels": 8, "num_radial": 4, "hidden": 6}
+DOMAIN = Domain(
+    cutoff=CUTOFF,
+    elements=(1, 6, 8, 29, 79),
+    avg_num_neighbors=12.0,
+    atomic_energies={1: -13.6, 6: -1030.0, 8: -2040.0, 29: -3.7, 79: -3.2},
+    energy_scale=1.3,
+)
+WALL = {"Cu-Cu": 2.9, "Au-Cu": 2.9, "Au-Au": 2.9, "C-H": 1.3, "H-H": 1.9, "C-O": 1.6}
+
+
+def make(
+    labels: tuple[str, ...] = ENERGY, domain: Domain = DOMAIN, name: str = "gaunt_ace", **settings: object
+) -> Potential:
+    """A small potential with random weights."""
+    torch.manual_seed(1)
+    config = validate(MODELS[name].config, {"name": name} | (SMALL if name == "gaunt_ace" else {}) | settings)
+    wanted = tuple(Label(n, PROPERTIES[n].level, PROPERTIES[n].shape, n) for n in labels)
+    return Potential(config, domain, wanted).eval().requires_grad_(False)
+
+
+def graphs(cutoff: float = CUTOFF, attrs: tuple[str, ...] = ()) -> list[Graph]:
+    """All kinds of structures, and batches of them."""
+    frames = list(structures().values())
+    for k, atoms in enumerate(frames):
+        atoms.info["field"] = [0.1 * k, -0.2]
+    singles = [to_graph(atoms, cutoff, attrs=attrs) for atoms in frames]
+    return [*singles, collate(singles), collate(singles[:3])]
+
+
+def plain_step(potential: Potential) -> OnRows:
+    """The backend without a compiler."""
+    step = Step(potential)
+    return OnRows(potential, lambda inputs: step(*inputs))
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], tolerance: float) -> None:
+    assert list(a) == list(b)
+    for name, value in a.items():
+        torch.testing.assert_close(b[name], value, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "potential",
+    [
+        make(),
+        make((*ENERGY, "dipole", "charges", "magmoms")),
+        make(domain=replace(DOMAIN, shortest_distances=WALL)),
+        make(domain=replace(DOMAIN, self_interaction=True)),
+        make(domain=replace(DOMAIN, attrs=("field",), attr_shifts=(0.3, 0.0), attr_scales=(0.5, 2.0))),
+        make(layers=1),
+        make(layers=3, message_ell=2, element_channels=3),
+        make(element_channels=1),
+    ],
+    ids=["plain", "heads", "wall", "self", "attrs", "local", "deep", "one_element_channel"],
+)
+def test_the_step_is_the_model(potential: Potential) -> None:
+    """For every kind of structure and for batches, to round-off."""
+    potential = potential.double()
+    backend, reached = plain_step(potential), 0
+    for graph in graphs(attrs=potential.domain.attrs):
+        same(potential(graph), backend(graph), 1e-11)
+        reached += backend._last[1] is not None
+    assert reached >= 8
+
+
+def test_the_wall_was_reached() -> None:
+    walled, bare = make(domain=replace(DOMAIN, shortest_distances=WALL)), make()
+    graph = to_graph(structures()["crystal"], CUTOFF)
+    assert (walled(graph)["energy"] > bare(graph)["energy"] + 0.01).all()
+
+
+def test_rows_are_an_involution() -> None:
+    for graph in graphs():
+        rows = make_rows(graph, CUTOFF)
+        if rows is None:
+            continue
+        reverse, n = rows.reverse.flatten(), len(graph.positions)
+        assert (reverse[reverse] == torch.arange(len(reverse))).all()
+        r = graph.positions[rows.neighbor] + rows.shift - graph.positions[:, None]
+        d = r.norm(dim=-1).flatten()
+        assert (d[reverse] - d).abs().max() < 1e-12
+        assert int((d < CUTOFF).sum()) == len(graph.reverse)
+        centre = torch.arange(n).repeat_interleave(rows.neighbor.shape[1])
+        assert (rows.neighbor.flatten()[reverse] == centre).all()
+
+
+def test_a_crowded_atom_does_not_fill_the_memory() -> None:
+    """One atom with many neighbours among many that have none: the model's own rows are shorter."""
+    k = np.arange(300) + 0.5
+    height, angle = 1 - 2 * k / 300, k * np.pi * (1 + 5**0.5)
+    ring = np.sqrt(1 - height**2)
+    shell = 0.9 * CUTOFF * np.stack([ring * np.cos(angle), ring * np.sin(angle), height], axis=1)
+    far = np.stack([np.arange(2000) * 5.0 + 20, np.zeros(2000), np.zeros(2000)], axis=1)
+    potential = make()
+    graph = to_graph(Atoms("Cu2301", np.concatenate([[[0, 0, 0]], shell, far])), CUTOFF)
+    assert make_rows(graph, CUTOFF) is None
+    same(potential(graph), plain_step(potential)(graph), 1e-5)
+
+
+def test_one_export_for_all_sizes() -> None:
+    potential = make(("energy", "forces", "charges"), replace(DOMAIN, shortest_distances=WALL)).double()
+    module = exported(potential).module()
+    backend = OnRows(potential, lambda inputs: module(*inputs))
+    for graph in graphs():
+        same(potential(graph), backend(graph), 1e-11)
+
+
+def test_no_recompilation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where numbers of atoms, rows and neighbours agree by chance."""
+    compilations = []
+
+    def counting(module: torch.fx.GraphModule, example_inputs: object) -> object:
+        compilations.append(module)
+        return module
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counting))
+    potential = make()
+    backend = OnRows(potential, compiled_function(potential))
+    for graph in graphs():
+        same(potential(graph), backend(graph), 1e-5)
+    for size in ((1, 1, 2), (2, 2, 2), (3, 2, 2)):
+        graph = to_graph(alloy(rattled(bulk("Cu", cubic=True).repeat(size))), CUTOFF)
+        same(potential(graph), backend(graph), 1e-5)
+    assert len(compilations) == 1
+
+
+@pytest.mark.slow
+def test_torch_compile() -> None:
+    potential = make((*ENERGY, "dipole"), channels=16)
+    calc, plain = (PhysicsMLCalculator(potential, backend=name) for name in ("compile", "eager"))
+    assert calc.backend == "compile"
+    torch._dynamo.utils.counters.clear()
+    for kind in ("crystal", "molecule", "slab", "triclinic", "lone_atom"):
+        atoms = structures()[kind]
+        calc.calculate(atoms)
+        plain.calculate(atoms)
+        assert calc.results.keys() == plain.results.keys()
+        for name, value in plain.results.items():
+            np.testing.assert_allclose(calc.results[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert calc.backend == "compile"
+
+
+# --- the choice
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(InputError, match=r"backend 'kernl' is not known: did you mean 'kernel'\?"):
+        PhysicsMLCalculator(make(), backend="kernl")
+    with pytest.raises(InputError, match="known: auto, eager, compile, aoti, kernel"):
+        choose("x", make())
+    with pytest.raises(InputError, match="threads is 0"):
+        PhysicsMLCalculator(make(), threads=0)
+
+
+@pytest.mark.parametrize("name", ["compile", "aoti", "kernel"])
+def test_what_needs_autograd_is_refused(name: str) -> None:
+    potential = make(name="painn")
+    assert PhysicsMLCalculator(potential).backend == "eager"
+    with pytest.raises(InputError, match=f"^backend {name}: ") as error:
+        PhysicsMLCalculator(potential, backend=name)
+    assert "\n" not in str(error.value)
+
+
+def test_the_kernel_does_not_read_heads() -> None:
+    potential = make((*ENERGY, "charges"))
+    assert PhysicsMLCalculator(potential).backend == "eager"
+    with pytest.raises(InputError, match="backend kernel: it does not compute charges"):
+        PhysicsMLCalculator(potential, backend="kernel")
+
+
+def off(potential: Potential, name: str, by: float) -> chooser.Backend:
+    """A backend that gets one result wrong."""
+    return lambda graph: (out := potential(graph)) | {name: out[name] + by * potential.domain.energy_scale}
+
+
+@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize("name", ["energy", "energies", "forces", "stress"])
+def test_a_wrong_backend_is_not_used(name: str, stored: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Though reference energies are a thousand times what is wrong."""
+    potential = make()
+    frames = [to_graph(structures()["crystal"], CUTOFF)] * 2
+    engine = Engine(potential, "fast", off(potential, name, 0.01), frames if stored else [])
+    assert engine.name == ("eager" if stored else "fast")
+    same(potential(frames[0]), engine(frames[0]), 0.0)
+    assert engine.name == "eager"
+    assert f"backend fast is not used: its {name} differs from the plain one's by" in caplog.text
+
+
+def test_rounding_is_no_difference() -> None:
+    single = make()
+    for graph in graphs():
+        plain = single(graph)
+        double = {name: value.clone() for name, value in make().double()(graph).items()}
+        assert disagreement(single, graph, plain, double) is None
+        double["forces"][0, 0] = torch.nan
+        assert "not a number" in disagreement(single, graph, plain, double)
+
+
+def test_the_choice_is_told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chooser, "not_native", lambda potential: "there is no compiler")
+    with caplog.at_level(logging.INFO, "physicsml_ase"):
+        assert PhysicsMLCalculator(make()).backend == "eager"
+    assert "backend: eager" in caplog.text
+    with pytest.raises(InputError, match="backend kernel: there is no compiler"):
+        PhysicsMLCalculator(make(), backend="kernel")
+
+
+# --- behind the calculator
+
+
+def calculator(
+    backend: str, monkeypatch: pytest.MonkeyPatch, potential: Potential, **settings: object
+) -> PhysicsMLCalculator:
+    """A calculator; for "compile" without the compiler."""
+    if backend == "kernel" and (reason := chooser.not_native(potential)):
+        pytest.skip(reason)
+    step = Step(potential)
+    monkeypatch.setattr(chooser, "compiled_function", lambda potential: lambda inputs: step(*inputs))
+    calc = PhysicsMLCalculator(potential, backend=backend, **settings)
+    assert calc.backend == backend
+    return calc
+
+
+@pytest.mark.parametrize("backend", ["compile", "kernel"])
+def test_every_step_equals_a_new_calculator(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Moves, strains, other structures: whatever a backend keeps from step to step."""
+    potential = make(channels=16, domain=replace(DOMAIN, shortest_distances=WALL))
+    calc = calculator(backend, monkeypatch, potential, skin=0.6)
+    rng = np.random.default_rng(0)
+    for kind in ("crystal", "molecule", "slab", "crystal", "triclinic", "far_apart", "lone_atom"):
+        atoms = structures()[kind]
+        atoms.calc = calc
+        for step in range(6):
+            atoms.positions += rng.normal(size=(len(atoms), 3)) * 0.03
+            if step == 3:
+                atoms.set_cell(atoms.cell @ (np.eye(3) + rng.normal(size=(3, 3)) * 0.01), scale_atoms=True)
+            if step == 4:
+                atoms.numbers[:] = atoms.numbers[::-1].copy()
+            if step == 5:
+                atoms.wrap()
+            atoms.get_potential_energy()
+            fresh = PhysicsMLCalculator(potential, skin=0, backend="eager")
+            fresh.calculate(atoms)
+            assert calc.results.keys() == fresh.results.keys()
+            for name, value in fresh.results.items():
+                np.testing.assert_allclose(calc.results[name], value, rtol=1e-5, atol=2e-5, err_msg=name)
+    assert calc.backend == backend
+
+
+@pytest.mark.parametrize("backend", ["compile", "kernel"])
+def test_predict(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    potential = make(channels=16)
+    calc, plain = calculator(backend, monkeypatch, potential), PhysicsMLCalculator(potential, backend="eager")
+    frames = list(structures().values())
+    for fast, slow in zip(calc.predict(frames), plain.predict(frames), strict=True):
+        assert fast.keys() == slow.keys()
+        for name, value in slow.items():
+            np.testing.assert_allclose(fast[name], value, rtol=1e-5, atol=2e-5, err_msg=name)
+
+
+def test_edge_labels_have_the_edges_of_the_cutoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those of the skin, which energies do not mind."""
+    potential = make()
+    labels = (Label("energy", "structure", (), "energy"), Label("bond", "edge", (), "bond"))
+    potential = Potential(potential.config, DOMAIN, labels).eval().requires_grad_(False)
+    calc = calculator("compile", monkeypatch, potential)
+    molecule = structures()["molecule"]
+    for _ in range(2):
+        matrix = calc.get_property("bond", molecule)
+        near = (molecule.get_all_distances() < CUTOFF) & ~np.eye(9, dtype=bool)
+        assert (np.isfinite(matrix) == near).all()
+        molecule.positions[0] += 0.05
+
+
+def test_checked_on_the_frames_of_the_checkpoint(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    potential = make()
+    frames = [to_graph(structures()[kind], CUTOFF) for kind in ("crystal", "molecule")]
+    save_potential(potential, tmp_path / "model.ckpt", frames=frames)
+    monkeypatch.setattr(chooser, "compiled_function", lambda potential: None)
+    seen = []
+    wrong = off(potential, "forces", 0.1)
+    monkeypatch.setattr(chooser, "OnRows", lambda *a: lambda graph: seen.append(1) or wrong(graph))
+    calc = PhysicsMLCalculator(tmp_path / "model.ckpt", backend="compile")
+    assert calc.backend == "eager"
+    assert seen
