@@ -19,9 +19,12 @@ from torch import Tensor, nn
 from physicsml_ase.backends.build import BuildError, build
 from physicsml_ase.models.gaunt_ace import GauntACE, Layer
 from physicsml_ase.neighbors import Neighbors
+from physicsml_ase.nn.sphere import harmonics, quadrature
 
 Floats = NDArray[np.float64]
 MOST_THREADS = 1024
+ZEROS = (0, 1, 2, 4, 3, 5, 6)
+"""Kinds of orbits of the grid's points, by bits of the coordinates that are zero, in the kernel's order."""
 _P = ctypes.c_void_p
 
 
@@ -167,17 +170,21 @@ class _List(ctypes.Structure):
     ]
 
 
+class _Grid(ctypes.Structure):
+    _fields_ = [("inward", _P), ("outward", _P), ("orbits", ctypes.c_int64 * 7)]
+
+
 class _Layer(ctypes.Structure):
     _fields_ = [
         *(
             (name, _P)
             for name in (
                 *("mix_density", "mix_density_T", "mix_message", "mix_message_T", "mix_gate", "product_gate"),
-                *("inward", "outward", "hidden", "hidden_T", "hidden_bias", "hidden_out", "linear"),
-                *("energy_bias", "send", "send_T", "send_bias", "radial"),
+                *("hidden", "hidden_T", "hidden_bias", "hidden_out", "linear", "energy_bias"),
+                *("send", "send_T", "send_bias", "radial"),
             )
         ),
-        ("points", ctypes.c_int64),
+        ("grid", _Grid),
     ]
 
 
@@ -226,12 +233,37 @@ def _library(model: GauntACE) -> ctypes.CDLL:
     return library
 
 
+def _grid(lmax: int, nu: int, ell: int) -> tuple[Floats, Floats, list[int]]:
+    """Harmonics at one point of each orbit of the grid of `SphereProduct`, (orbits, M), weights of all points,
+    (points, (ell + 1)^2), and the number of orbits of each kind: an orbit is a point and its mirror images."""
+    points, weights = quadrature(nu * lmax + ell)
+    corner = np.abs(np.where(np.abs(points) < 1e-12, 0.0, points))
+    zero = (corner == 0) @ np.array([1, 2, 4])
+    inward, outward, orbits = list[Floats](), list[Floats](), list[int]()
+    for kind in ZEROS:
+        free = [axis for axis in range(3) if not kind >> axis & 1]
+        # of the flips that leave other points, those of nothing and of one coordinate; antipodes count once
+        flips = [(), (0,), (1,), (2,)] if kind == 0 else [(), (free[0],)] if len(free) == 2 else [()]
+        of_kind = np.flatnonzero(zero == kind)
+        _, some = np.unique(corner[of_kind].round(9), axis=0, return_index=True)
+        orbits.append(len(some))
+        for k in of_kind[some]:
+            inward.append(harmonics(corner[k : k + 1], lmax) / (lmax + 1))
+            for flip in flips:
+                image = corner[k : k + 1].copy()
+                image[:, list(flip)] *= -1
+                outward.append(harmonics(image, ell) * 2 * weights[k])
+    assert len(outward) == len(points)
+    return np.concatenate(inward), np.concatenate(outward), orbits
+
+
 def _weights(model: GauntACE, keep: list[NDArray[np.float32]]) -> ctypes.Structure:
     """The kernel's view of the model's weights; the arrays go into `keep`."""
 
-    def at(x: Tensor, pad: tuple[int, ...] = ()) -> int:
+    def at(x: Tensor | Floats, pad: tuple[int, ...] = ()) -> int:
         """Where a copy lies, with the last dimensions padded to 16 wherever `pad` says so."""
-        array = np.array(x.detach().cpu().numpy(), np.float32, order="C")
+        values = x.detach().cpu().numpy() if isinstance(x, Tensor) else x
+        array = np.array(values, np.float32, order="C")
         widths = [(0, -size % 16 if axis - array.ndim in pad else 0) for axis, size in enumerate(array.shape)]
         array = np.ascontiguousarray(np.pad(array, widths))
         keep.append(array)
@@ -247,6 +279,7 @@ def _weights(model: GauntACE, keep: list[NDArray[np.float32]]) -> ctypes.Structu
     layers = []
     for layer in _layers(model):
         product, readout = layer.product, layer.readout
+        inward, outward, orbits = _grid(degrees - 1, nu, math.isqrt(product.even_out + product.odd_out) - 1)
         # scalar factors go into weights, and so does the parity of what a neighbour sent
         mix = layer.mix_density.weight * model.scale
         there = {
@@ -254,15 +287,13 @@ def _weights(model: GauntACE, keep: list[NDArray[np.float32]]) -> ctypes.Structu
             "mix_density_T": at(mix.transpose(1, 2), (-1,)),
             "mix_gate": at(gate(layer.mix_gate.table, (1, degrees, channels))),
             "product_gate": at(gate(layer.product_gate.table, (1, 1, nu * channels))),
-            "inward": at(torch.cat([product.to_even, product.to_odd], 1)),
-            "outward": at(torch.cat([product.from_even, product.from_odd]).T),
             "hidden": at(readout.inward, (-1,)),
             "hidden_T": at(readout.inward.T),
             "hidden_bias": at(readout.hidden_bias, (-1,)),
             "hidden_out": at(readout.outward, (-1,)),
             "linear": at(readout.linear),
             "energy_bias": at(readout.energy_bias),
-            "points": product.to_even.shape[0],
+            "grid": _Grid(at(inward), at(outward), (ctypes.c_int64 * 7)(*orbits)),
         }
         if layer.message is not None and layer.mix_message is not None:
             mix = layer.mix_message.weight * model.scale
