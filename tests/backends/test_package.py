@@ -1,0 +1,188 @@
+"""Packages: one file that runs without a compiler, where it fits, and says in one line where it does not."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import error_of, run
+from conftest import structures
+from models_for_tests import CUTOFF, DOMAIN, ENERGY, WALL, make
+
+from physicsml_ase.atoms import to_graph
+from physicsml_ase.backends import package as packages
+from physicsml_ase.backends.package import export_package, package_potential, read_package, unfit
+from physicsml_ase.calculator import PhysicsMLCalculator
+from physicsml_ase.checkpoint import read_checkpoint, save_potential
+from physicsml_ase.conventions import InputError
+
+KINDS = ("crystal", "molecule", "slab", "triclinic", "tiny", "lone_atom", "far_apart")
+
+
+@pytest.fixture
+def ckpt(tmp_path: Path) -> Path:
+    """A checkpoint that stores a few structures."""
+    frames = [to_graph(structures()[kind], CUTOFF) for kind in ("crystal", "molecule")]
+    save_potential(make(), tmp_path / "model.ckpt", frames=frames)
+    return tmp_path / "model.ckpt"
+
+
+def without_code(ckpt: Path, **changes: object) -> Path:
+    """A package that lacks its compiled code, made for another machine where `changes` say so."""
+    about = packages._about(make()) | changes
+    path = ckpt.with_suffix(".pt2")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(ckpt, "model/extra/model.ckpt")
+        archive.writestr("model/extra/package.json", json.dumps(about))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"torch": "1.2.3"}, "compiled for torch 1.2.3, and this is"),
+        ({"system": "beos"}, "compiled for system beos"),
+        ({"machine": "vax"}, "compiled for processor vax"),
+        ({"capability": "AVX9000"}, "compiled for processors with AVX9000, and this one has"),
+        ({"device": "cuda", "gpu": [9, 0]}, "compiled for device cuda, and here it is cpu"),
+        ({}, "its compiled code can not be loaded"),
+    ],
+)
+def test_what_does_not_fit(
+    ckpt: Path, changes: dict[str, object], words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Is said, and the model is computed in another way; asked for by name, it is an error."""
+    if changes.get("device") == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    path = without_code(ckpt, **changes)
+    calc = PhysicsMLCalculator(path)
+    assert calc.backend == "eager"
+    assert words in caplog.text
+    plain = PhysicsMLCalculator(ckpt, backend="eager")
+    for atoms in (structures()["crystal"], structures()["slab"]):
+        calc.calculate(atoms)
+        plain.calculate(atoms)
+        assert calc.results["energy"] == plain.results["energy"]
+    with pytest.raises(InputError, match=words) as error:
+        PhysicsMLCalculator(path, backend="aoti")
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_more_capable_processors_fit(ckpt: Path) -> None:
+    package = read_package(without_code(ckpt, capability="DEFAULT"))
+    assert unfit(package, package_potential(package, torch.device("cpu"), None)) is None
+
+
+def test_another_number_type(ckpt: Path) -> None:
+    path = without_code(ckpt)
+    with pytest.raises(InputError, match="compiled for dtype float32, and here it is float64"):
+        PhysicsMLCalculator(path, dtype="float64", backend="aoti")
+    assert PhysicsMLCalculator(path, dtype="float64").potential.dtype == torch.float64
+
+
+def test_files_that_are_no_packages(tmp_path: Path, ckpt: Path) -> None:
+    (tmp_path / "text.pt2").write_text("hello")
+    with zipfile.ZipFile(tmp_path / "other.pt2", "w") as archive:
+        archive.writestr("other/data/model.json", "{}")
+    os.link(ckpt, tmp_path / "renamed.pt2")
+    whole = without_code(ckpt).read_bytes()
+    (tmp_path / "cut.pt2").write_bytes(whole[: len(whole) // 2])
+    for name in ("text", "other", "renamed", "cut", "none"):
+        path = tmp_path / f"{name}.pt2"
+        with pytest.raises(InputError, match=r"no such package|is not a package") as error:
+            PhysicsMLCalculator(path)
+        assert str(path) in str(error.value)
+        assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="newer than this one"):
+        PhysicsMLCalculator(without_code(ckpt, format_version=99, version="9.0"))
+
+
+def test_what_is_not_exported(tmp_path: Path) -> None:
+    save_potential(make(name="painn"), tmp_path / "painn.ckpt")
+    error = error_of(run("export", tmp_path / "painn.ckpt", "-o", tmp_path / "out.pt2"))
+    assert "painn gets its forces by automatic differentiation" in error
+    save_potential(make(), tmp_path / "model.ckpt")
+    assert "ends in .pt2" in error_of(run("export", tmp_path / "model.ckpt", "-o", tmp_path / "out.ckpt"))
+    assert "no such checkpoint" in error_of(run("export", tmp_path / "none.ckpt"))
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["model.ckpt", "painn.ckpt"]
+
+
+IN_ANOTHER_PROCESS = """
+import json, sys, numpy as np
+from ase.io import read
+from physicsml_ase import PhysicsMLCalculator
+calc = PhysicsMLCalculator(sys.argv[1])
+results = []
+for atoms in read(sys.argv[2], ":"):
+    calc.calculate(atoms)
+    results.append({name: np.asarray(value).tolist() for name, value in calc.results.items()})
+heavy = [name for name in ("lightning", "torch._dynamo", "torch._inductor") if name in sys.modules]
+print(json.dumps([calc.backend, heavy, results]))
+"""
+
+
+@pytest.mark.slow
+def test_there_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every label, in a process that finds no compiler, as eager computes them."""
+    from dataclasses import replace
+
+    from ase.io import write
+
+    monkeypatch.chdir(tmp_path)
+    potential = make((*ENERGY, "dipole", "charges"), replace(DOMAIN, shortest_distances=WALL))
+    save_potential(potential, "model.ckpt", frames=[to_graph(structures()["crystal"], CUTOFF)])
+    done = run("export", "model.ckpt", "-o", "folder/model.pt2")
+    assert done.exit_code == 0, done.stderr
+    assert "written to folder/model.pt2, for torch" in done.stdout
+    assert [x.name for x in Path("folder").iterdir()] == ["model.pt2"]
+    frames = [structures()[kind] for kind in KINDS]
+    write("frames.xyz", frames)
+    (tmp_path / "empty").mkdir()
+    nothing = {"PATH": str(tmp_path / "empty"), "HOME": str(tmp_path / "empty"), "CXX": "none"}
+    told = subprocess.run(
+        [sys.executable, "-c", IN_ANOTHER_PROCESS, "folder/model.pt2", "frames.xyz"],
+        env={**{k: v for k, v in os.environ.items() if k == "OMP_NUM_THREADS"}, **nothing},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    backend, heavy, results = json.loads(told.stdout)
+    assert backend == "aoti"
+    assert heavy == []
+    plain = PhysicsMLCalculator("model.ckpt", backend="eager")
+    for atoms, found in zip(frames, results, strict=True):
+        plain.calculate(atoms)
+        assert found.keys() == plain.results.keys()
+        for name, value in plain.results.items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And found again, by weights and settings; another model is another package."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compiled = []
+    monkeypatch.setattr(
+        packages, "export_package", lambda *given: compiled.append(1) or export_package(*given)
+    )
+    for _ in range(2):
+        calc = PhysicsMLCalculator(make(), backend="aoti")
+        assert calc.backend == "aoti"
+    calc.calculate(structures()["slab"])
+    plain = PhysicsMLCalculator(make(), backend="eager")
+    plain.calculate(structures()["slab"])
+    np.testing.assert_allclose(calc.results["forces"], plain.results["forces"], atol=1e-5)
+    assert compiled == [1]
+    assert calc.backend == "aoti"
+
+
+def test_contents_are_plain_data(ckpt: Path) -> None:
+    package = read_package(without_code(ckpt))
+    assert package.contents.keys() == read_checkpoint(ckpt).keys()
+    assert package.dtype == torch.float32
