@@ -203,6 +203,8 @@ class GauntACE(nn.Module):
         self.in_order()[0].readout.energy_bias.data += domain.energy_shift / domain.energy_scale
         self.core: Callable[..., Any] | None = None
         """What computes in place of `on_slots` for the moment: the same, compiled."""
+        self.fused: Callable[[Graph, Tensor], tuple[Tensor, Tensor]] | None = None
+        """What computes energies and gradient for the moment, of a potential without other heads."""
         self.num_node_scalars = self.in_order()[-1].readout.width
         self.num_node_vectors = config.channels
 
@@ -216,6 +218,9 @@ class GauntACE(nn.Module):
 
     def forward(self, graph: Graph, r_ij: Tensor, gradient: bool = True) -> Features:
         """Features of a batch with `node_energy` (N,) and `edge_gradient` (E, 3), in units of the energy scale."""
+        if self.fused is not None:
+            energies, g = self.fused(graph, r_ij)
+            return Features(energies[:, None], node_energy=energies, edge_gradient=g)
         edges = graph.inputs.get(CONSTANTS)
         if edges is None or edges.dtype != r_ij.dtype:
             edges = self.constants(r_ij)

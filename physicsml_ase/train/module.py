@@ -16,12 +16,22 @@ from physicsml_ase.potential import Potential
 from physicsml_ase.train.batches import Batch, as_one, count_steps
 from physicsml_ase.train.compiled import CompiledPotential
 from physicsml_ase.train.ema import Ema, EmaConfig
+from physicsml_ase.train.fused import FusedPotential
 from physicsml_ase.train.losses import Loss, LossTerm
 from physicsml_ase.train.metrics import Errors
 from physicsml_ase.train.optim import OptimizerConfig, SchedulerConfig, build_optimizer, build_scheduler
 from physicsml_ase.train.schedule import Budget
 
 log = logging.getLogger("physicsml_ase")
+
+
+def quicker(
+    potential: Potential, compile: bool | str | Mapping[str, Any]
+) -> FusedPotential | CompiledPotential | None:
+    """What computes training steps in the potential's place."""
+    if compile == "kernel":
+        return FusedPotential(potential)
+    return CompiledPotential(potential, compile) if compile and not isinstance(compile, str) else None
 
 
 class Asked(NamedTuple):
@@ -46,12 +56,15 @@ class PotentialModule(pl.LightningModule):
         budget: Budget | None = None,
         ema: EmaConfig | None = None,
         config: Mapping[str, Any] | None = None,
-        compile: bool | Mapping[str, Any] = False,
+        compile: bool | str | Mapping[str, Any] = False,
     ) -> None:
-        """`config` is plain data that goes into training checkpoints; `budget` ends the schedule on time."""
+        """`config` is plain data that goes into training checkpoints; `budget` ends the schedule on time.
+
+        `compile` is "kernel" for steps by the C++ kernel, or whether and how torch.compile takes them.
+        """
         super().__init__()
         self.potential, self.loss = potential, Loss(loss)
-        self.compiled = CompiledPotential(potential, compile) if compile else None
+        self.compiled = quicker(potential, compile)
         self.optimizer, self.scheduler = optimizer or OptimizerConfig(), scheduler
         self.budget = budget or Budget()
         labels = tuple(label for label in potential.labels if label.name in loss)

@@ -18,6 +18,7 @@ from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph, edge_vectors
 from physicsml_ase.potential import Potential
 from physicsml_ase.train.compiled import WORTH_SECONDS, can_compile
+from physicsml_ase.train.fused import fused_reason
 from physicsml_ase.train.losses import LossTerm, default_loss
 from physicsml_ase.train.settings import RunConfig
 from physicsml_ase.train.transfer import adopt, freeze
@@ -101,8 +102,21 @@ def make_loss(config: RunConfig, potential: Potential) -> dict[str, LossTerm]:
     return dict(config.loss)
 
 
-def worth_compiling(config: RunConfig, potential: Potential) -> bool:
-    """Whether to compile the training step where that is left to us."""
+def how_to_step(config: RunConfig, potential: Potential) -> bool | str | dict[str, Any]:
+    """How the training step is computed: by "kernel", or whether and how torch compiles it."""
+    if config.compile not in ("auto", "kernel"):
+        return config.compile
+    reason = fused_reason(potential)
+    if config.trainer.precision != 32:
+        reason = "the kernel trains in float32"
+    elif torch.cuda.is_available() and config.trainer.accelerator != "cpu":
+        reason = "the kernel is for CPUs"
+    if reason is None:
+        log.info("training steps by the C++ kernel")
+        return "kernel"
+    if config.compile == "kernel":
+        raise InputError(f"compile: 'kernel': {reason}")
+    log.debug("no training kernel: %s", reason)
     length = config.trainer.max_time
     long = length is not None and length.total_seconds() >= WORTH_SECONDS
     return potential.explicit and long and can_compile()

@@ -24,11 +24,11 @@ from physicsml_ase.train.module import PotentialModule
 from physicsml_ase.train.pace import EndInTime, TellProgress
 from physicsml_ase.train.parts import (
     continued,
+    how_to_step,
     keep_constants,
     make_loss,
     make_potential,
     open_data,
-    worth_compiling,
 )
 from physicsml_ase.train.resumable import Interrupted, Resumable, StoppedAtOnce, read_training
 from physicsml_ase.train.schedule import Budget
@@ -147,7 +147,8 @@ def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
     saved = read_training(begin.ckpt) if begin.ckpt else None
     datamodule = open_data(config, data._asdict(), continued(config, saved) if saved else None)
     potential = make_potential(config, datamodule, saved, begin.potential)
-    if config.trainer.precision == 32:
+    step_by = how_to_step(config, potential)
+    if config.trainer.precision == 32 and step_by != "kernel":
         keep_constants(potential, datamodule)
     config = dataclasses.replace(config, loss=make_loss(config, potential))
     seconds = config.trainer.max_time.total_seconds() if config.trainer.max_time else None
@@ -162,7 +163,7 @@ def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
         budget=budget,
         ema=config.ema,
         config=about["config"],
-        compile=worth_compiling(config, potential) if config.compile == "auto" else config.compile,
+        compile=step_by,
     )
     summary = datamodule.summary
     if is_first_process():

@@ -74,9 +74,10 @@ class RunConfig:
     """Mean number of neighbours that sums are normalised by. None: that of the training data."""
     transfer_learning: TransferConfig | None = None
     """Start from a trained checkpoint."""
-    compile: bool | Literal["auto"] | dict[str, Any] = False
-    """Compile the training step with torch.compile, or with these options of it. "auto": where the run is long
-    enough to repay the minute that compiling takes, and there is a compiler."""
+    compile: bool | Literal["auto", "kernel"] | dict[str, Any] = False
+    """Compile the training step with torch.compile, or with these options of it; "kernel": gaunt_ace on a CPU by its
+    C++ kernel, which is several times as fast. "auto": the kernel where it can be built, else torch.compile where
+    the run is long enough to repay the minute that it takes."""
     float32_matmul_precision: Literal["highest", "high", "medium"] = "highest"
     """Precision of float32 matrix products on GPUs (torch.set_float32_matmul_precision)."""
     seed: int = 0

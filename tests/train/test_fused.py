@@ -1,0 +1,54 @@
+"""Training steps by the C++ kernel: as the plain ones, and refused with a reason where they can not be."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from runs_for_tests import frames, settings
+
+from physicsml_ase.backends.training import training_kernel_reason
+from physicsml_ase.conventions import InputError
+from physicsml_ase.domain import Domain
+from physicsml_ase.models.gaunt_ace import GauntACE, GauntACEConfig
+from physicsml_ase.train.fused import FusedPotential
+from physicsml_ase.train.run import Data, start
+
+SIXTEEN = {"model": {"channels": 16}}
+SMALL = GauntACE(GauntACEConfig(channels=16), Domain(cutoff=3.0, elements=(1, 6)))
+needs_compiler = pytest.mark.skipif(training_kernel_reason(SMALL) is not None, reason="no compiler")
+
+
+@needs_compiler
+def test_a_run_by_the_kernel_is_a_plain_run(tmp_path: Path) -> None:
+    """The same errors after three epochs, within what float32 makes of them."""
+    results = [
+        start(settings(SIXTEEN, {"compile": how}), Data(frames()), tmp_path / str(how))
+        for how in (False, "kernel")
+    ]
+    plain, fused = (result.best["errors"] for result in results)
+    assert plain == pytest.approx(fused, rel=1e-2)
+
+
+@needs_compiler
+def test_a_wrong_kernel_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    result = start(settings(SIXTEEN, {"trainer": {"max_epochs": 1}}), Data(frames()), tmp_path / "run")
+    potential = result.potential.train().requires_grad_(True)
+    fused = FusedPotential(potential)
+    right = fused.kernel
+    fused.kernel = lambda graph, r_ij: tuple(1.1 * x for x in right(graph, r_ij))  # type: ignore[assignment]
+    from physicsml_ase.atoms import to_graph
+
+    graph = to_graph(frames(1)[0], 3.0)
+    torch.testing.assert_close(fused(graph)["energy"], potential(graph)["energy"])
+    assert fused.given_up
+    assert "gradients are off" in caplog.text
+
+
+def test_reasons(tmp_path: Path) -> None:
+    for change, words in (
+        ({"model": {"name": "painn"}}, "gaunt_ace only"),
+        ({"model": {"channels": 12}}, "multiples of 16"),
+        ({"trainer": {"precision": 64}}, "float32"),
+    ):
+        with pytest.raises(InputError, match=f"compile: 'kernel': .*{words}"):
+            start(settings({"compile": "kernel"}, change), Data(frames()), tmp_path / words)
