@@ -1,0 +1,250 @@
+"""Training of Gaunt-ACE on a CPU by a kernel in C++ (`training.cpp`): values, and the weights' gradient, in one pass each.
+
+    kernel = TrainingKernel(model)
+    node_energy, edge_gradient = kernel(graph, r_ij)  # as the model's, for a loss of both
+    loss(node_energy, edge_gradient).backward()  # fills the gradient of the model's parameters
+
+Shapes: N atoms, E edges, P weights.
+"""
+
+import ctypes
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from physicsml_ase.backends.build import BuildError, build
+from physicsml_ase.graph import Graph
+from physicsml_ase.models.gaunt_ace import GauntACE, Layer
+from physicsml_ase.nn.sphere import SphereProduct
+
+MOST_THREADS = 64
+ATOMS_OF_A_THREAD = 16
+"""With fewer atoms each, threads cost more than they give."""
+
+
+def training_kernel_reason(model: nn.Module) -> str | None:
+    """Why the kernel can not train this model, in one line; None if it can. Compiles it if need be."""
+    if not isinstance(model, GauntACE):
+        return "there is a training kernel for the architecture gaunt_ace only"
+    weight, channels = model.in_order()[0].mix_density.weight, model.num_node_vectors
+    parameters = list(model.parameters())
+    if any(p.dtype != weight.dtype for p in parameters) or weight.dtype not in (torch.float32, torch.float64):
+        return "the training kernel computes in float32 or float64, and so must all of the model"
+    if any(p.device.type != "cpu" for p in parameters):
+        return f"the training kernel is for CPUs, and the model is on {weight.device.type}"
+    if model.attrs.num:
+        return "the training kernel does not know attributes of structures"
+    if model.neighbor_channels is not None:
+        return "the training kernel does not learn mixtures of elements (element_channels)"
+    if channels % 16:
+        return f"the training kernel is for multiples of 16 channels, and this model has {channels}"
+    if model.geometry.sphere.lmax > 4:
+        return f"the training kernel is for max_ell up to 4, and this model has {model.geometry.sphere.lmax}"
+    try:
+        _library(model)
+    except BuildError as error:
+        return str(error)
+    return None
+
+
+class Plan(NamedTuple):
+    """A batch's edges in the kernel's order, in which an atom's neighbours are sorted by element."""
+
+    num_atoms: int
+    num_edges: int
+    longest: int
+    start: Tensor  # (N + 1,) int64
+    order: Tensor  # (E,) int32, place in the graph's order
+    reverse: Tensor  # (E,) int32
+    element: Tensor  # (N,) int32
+    other: Tensor  # (E,) int32, of the neighbour
+
+
+class TrainingKernel:
+    """Energies and their gradient of a Gaunt-ACE model on a CPU, differentiable once by the model's parameters.
+
+    The parameters are read at each call. Not for several threads at once: the memory is kept.
+    """
+
+    def __init__(self, model: GauntACE, threads: int = 1) -> None:
+        reason = training_kernel_reason(model)
+        if reason:
+            raise BuildError(reason)
+        self.threads = min(max(threads, 1), MOST_THREADS)
+        self._library = _library(model)
+        self._parameters = _parameters(model)
+        self._sizes = [p.numel() for p in self._parameters]
+        if sum(self._sizes) != self._library.num_weights():
+            raise ValueError("the kernel and the model do not have the same weights")
+        self._dtype = self._parameters[0].dtype
+        self._places = model.index.places.contiguous()
+        layers = model.in_order()
+        self._grids = [*_grid(layers[0].product, self._dtype), *_grid(layers[-1].product, self._dtype)]
+        geometry = model.geometry
+        number = ctypes.c_double if self._dtype == torch.float64 else ctypes.c_float
+        told = _told_type(number)
+        self._told = told(
+            model.scale, geometry.cutoff, geometry.stretch, *(x.data_ptr() for x in self._grids)
+        )
+        self._scratch = torch.empty(0, dtype=torch.uint8)
+
+    def __call__(self, graph: Graph, r_ij: Tensor) -> tuple[Tensor, Tensor]:
+        """Energies of the atoms (N,), and their sum's gradient to the pair vectors r_ij (E, 3) [Å], (E, 3)."""
+        return _Function.apply(self, self.plan(graph), r_ij.detach().to(self._dtype), *self._parameters)
+
+    def plan(self, graph: Graph) -> Plan:
+        """The batch's edges in the kernel's order."""
+        n, edges = graph.atomic_numbers.shape[0], graph.reverse.shape[0]
+        parts = [torch.empty(n + 1, dtype=torch.int64)]
+        parts += [torch.empty(k, dtype=torch.int32) for k in (edges, edges, n, edges)]
+        i, j = graph.edge_index
+        given = [x.contiguous() for x in (i, j, graph.reverse, graph.atomic_numbers, self._places)]
+        longest = self._library.plan(
+            ctypes.c_int64(n), ctypes.c_int64(edges), *(_at(x) for x in (*given, *parts))
+        )
+        return Plan(n, edges, longest, *parts)
+
+    def values(self, plan: Plan, r_ij: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Energies (N,) and gradient (E, 3) at weights (P,)."""
+        energies, gradient = r_ij.new_empty(plan.num_atoms), r_ij.new_zeros(plan.num_edges, 3)
+        results = _Results(energies.data_ptr(), gradient.data_ptr(), None)
+        threads, scratch = self._prepare(plan, 1)
+        self._library.values(
+            ctypes.byref(_batch(plan, r_ij, None)),
+            ctypes.byref(self._told),
+            ctypes.byref(results),
+            _at(weights),
+            ctypes.c_int64(plan.longest),
+            threads,
+            scratch,
+        )
+        return energies, gradient
+
+    def weights_gradient(
+        self, plan: Plan, r_ij: Tensor, weights: Tensor, g_energies: Tensor, g_gradient: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Gradient to each parameter from that to energies (N,) and to their gradient (E, 3)."""
+        g_energies, displacement = g_energies.contiguous(), g_gradient.contiguous()
+        flat = torch.empty_like(weights)
+        results = _Results(None, None, g_energies.data_ptr())
+        threads, scratch = self._prepare(plan, 2)
+        self._library.weights_gradient(
+            ctypes.byref(_batch(plan, r_ij, displacement)),
+            ctypes.byref(self._told),
+            ctypes.byref(results),
+            _at(weights),
+            _at(flat),
+            ctypes.c_int64(plan.longest),
+            threads,
+            scratch,
+        )
+        parts = flat.split(self._sizes)
+        return tuple(part.view(p.shape) for part, p in zip(parts, self._parameters))
+
+    def _prepare(self, plan: Plan, parts: int) -> tuple[int, ctypes.c_void_p]:
+        """Number of threads, and memory for a pass of so many parts (values, tangents)."""
+        threads = min(self.threads, plan.num_atoms // ATOMS_OF_A_THREAD + 1)
+        sizes = (plan.num_atoms, plan.num_edges, plan.longest)
+        size = self._library.scratch_size(*(ctypes.c_int64(k) for k in sizes), threads, parts)
+        if self._scratch.shape[0] < size:
+            self._scratch = torch.empty(size + size // 8, dtype=torch.uint8)
+        return threads, _at(self._scratch)
+
+
+class _Function(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[no-untyped-def, override]
+        ctx, kernel: TrainingKernel, plan: Plan, r_ij: Tensor, *parameters: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        r_ij = r_ij.contiguous()
+        weights = torch.cat([p.reshape(p.numel()) for p in parameters])
+        ctx.kernel, ctx.plan = kernel, plan
+        ctx.save_for_backward(r_ij, weights)
+        return kernel.values(plan, r_ij, weights)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g_energies: Tensor, g_gradient: Tensor):  # type: ignore[no-untyped-def, override]
+        r_ij, weights = ctx.saved_tensors
+        kernel: TrainingKernel = ctx.kernel
+        gradients = kernel.weights_gradient(ctx.plan, r_ij, weights, g_energies, g_gradient)
+        return None, None, None, *gradients
+
+
+class _Batch(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("num_atoms", "num_edges")),
+        *((name, ctypes.c_void_p) for name in ("start", "order", "reverse", "element", "other")),
+        *((name, ctypes.c_void_p) for name in ("r_ij", "displacement")),
+    ]
+
+
+class _Results(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("energies", "gradient", "energies_gradient")]
+
+
+def _told_type(number: Any) -> type[ctypes.Structure]:
+    fields = [
+        *((name, number) for name in ("scale", "cutoff", "stretch")),
+        *((name, ctypes.c_void_p) for name in ("inward", "outward", "inward_last", "outward_last")),
+    ]
+    return type("_Told", (ctypes.Structure,), {"_fields_": fields})
+
+
+def _at(x: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(x.data_ptr())
+
+
+def _batch(plan: Plan, r_ij: Tensor, displacement: Tensor | None) -> _Batch:
+    tables = (x.data_ptr() for x in (plan.start, plan.order, plan.reverse, plan.element, plan.other))
+    moved = None if displacement is None else displacement.data_ptr()
+    return _Batch(plan.num_atoms, plan.num_edges, *tables, r_ij.data_ptr(), moved)
+
+
+def _parameters(model: GauntACE) -> list[nn.Parameter]:
+    """The model's parameters in the kernel's order."""
+    found = [model.density_gate.table]
+    for layer in model.in_order():
+        found += [None if layer.message is None else layer.message.radial, layer.mix_density.weight]
+        found += [None if layer.mix_message is None else layer.mix_message.weight]
+        found += [layer.mix_gate.table, layer.product_gate.table]
+        readout = layer.readout
+        found += [readout.inward, readout.outward, readout.linear, readout.hidden_bias, readout.energy_bias]
+        found += [None if layer.send is None else layer.send.weight, layer.send_bias]
+    return [p for p in found if p is not None]
+
+
+def _grid(product: SphereProduct, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Half the sphere's points to which functions are taken (G, M), and from which they are, halved (G, (L + 1)^2)."""
+    exact = product._exact
+    inward = torch.cat([exact["to_even"], exact["to_odd"]], dim=1)
+    outward = torch.cat([exact["from_even"], exact["from_odd"]]).T / 2
+    return inward.to(dtype).contiguous(), outward.to(dtype).contiguous()
+
+
+def _sizes(model: GauntACE) -> dict[str, int]:
+    """What is compiled into the kernel."""
+    layers = model.in_order()
+    first, last = layers[0], layers[-1]
+    return {
+        "DOUBLE": int(first.mix_density.weight.dtype == torch.float64),
+        "CHANNELS": first.mix_density.weight.shape[2],
+        "RADIAL": model.geometry.num_radial,
+        "ELEMENTS": model.index.num,
+        "MAX_ELL": model.geometry.sphere.lmax,
+        "CORRELATION": first.product.nu,
+        "MESSAGE_ELL": max(last.message.degrees) if last.message is not None else 0,
+        "LAYERS": len(layers),
+        "HIDDEN": first.readout.outward.shape[0],
+        "POINTS": first.product.to_even.shape[0],
+        "POINTS_LAST": last.product.to_even.shape[0],
+    }
+
+
+def _library(model: GauntACE) -> ctypes.CDLL:
+    library = build("training.cpp", tuple(_sizes(model).items()))
+    library.scratch_size.restype = ctypes.c_size_t
+    library.num_weights.restype = library.plan.restype = ctypes.c_int64
+    library.values.restype = library.weights_gradient.restype = None
+    return library

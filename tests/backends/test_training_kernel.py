@@ -1,0 +1,196 @@
+"""The training kernel's values and gradients to the weights are eager autograd's, for every kind of model and batch."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+from conftest import rattled
+
+from physicsml_ase.atoms import to_graph
+from physicsml_ase.backends import build
+from physicsml_ase.backends.training import TrainingKernel, training_kernel_reason
+from physicsml_ase.domain import Domain
+from physicsml_ase.graph import Graph, collate, edge_vectors
+from physicsml_ase.models.gaunt_ace import GauntACE, GauntACEConfig
+
+CUTOFF = 4.0
+pytestmark = pytest.mark.skipif(build.compiler() is None, reason="there is no C++ compiler")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Kernels of the tests, which nobody needs again, stay out of the user's folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        build.build.cache_clear()
+        yield
+        build.build.cache_clear()
+
+
+def mixed(atoms: Atoms, elements: tuple[int, ...]) -> Atoms:
+    """A copy of randomly drawn elements."""
+    atoms = atoms.copy()
+    atoms.numbers = np.random.default_rng(0).choice(elements, len(atoms))
+    return atoms
+
+
+CHNO, FIVE = (1, 6, 8), (1, 6, 7, 53, 82)
+ETHANOL, WATER = rattled(molecule("CH3CH2OH")), rattled(molecule("H2O"))
+SILICON = rattled(bulk("Si", cubic=True))
+LONE = ETHANOL + Atoms("H", [[20.0, 0, 0]])
+COPPER = rattled(bulk("Cu", cubic=True).repeat((2, 1, 1)))
+BATCHES: dict[str, tuple[list[Atoms], tuple[int, ...]]] = {
+    "molecules": ([ETHANOL, WATER], CHNO),
+    "silicon": ([SILICON], (14,)),
+    "one_atom_cell": ([bulk("Si", "bcc", a=3.0)], (14,)),
+    "five_elements": ([mixed(COPPER, FIVE)], FIVE),
+    "unlike": ([Atoms("H"), ETHANOL, mixed(SILICON, CHNO), LONE, Atoms("O")], CHNO),
+    "no_edges": ([Atoms("H"), Atoms("O")], CHNO),
+}
+
+
+def make(elements: tuple[int, ...], **model: object) -> GauntACE:
+    """A model whose parameters are all far from what they start as, in float64."""
+    torch.manual_seed(2)
+    config = GauntACEConfig(**{"channels": 16, "max_ell": 2, "hidden": 12, "num_radial": 6} | model)
+    made = GauntACE(config, Domain(cutoff=CUTOFF, elements=elements, avg_num_neighbors=15.0)).double()
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight += 0.3 * torch.randn_like(weight)
+    return made
+
+
+def batch(structures: list[Atoms]) -> Graph:
+    return collate([to_graph(atoms, CUTOFF) for atoms in structures])
+
+
+def loss(energy: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """Some function of the energies (N,) and the gradient (E, 3) that is linear in neither."""
+    torch.manual_seed(3)
+    a, b = torch.randn(energy.shape, dtype=torch.float64), torch.randn(gradient.shape, dtype=torch.float64)
+    energy, gradient = energy.double(), gradient.double()
+    return (a * energy + 0.1 * energy.square()).sum() + (b * gradient + 0.1 * gradient.square()).sum()
+
+
+def gradients(model: GauntACE, graph: Graph, kernel: TrainingKernel | None) -> list[torch.Tensor]:
+    """Energies, gradient, and the gradient of their loss to every parameter."""
+    model.zero_grad()
+    dtype = next(model.parameters()).dtype
+    r_ij = edge_vectors(graph).to(dtype)
+    if kernel is None:
+        features = model(graph, r_ij)
+        out = (features.node_energy, features.edge_gradient)
+    else:
+        out = kernel(graph, r_ij)
+    loss(*out).backward()
+    assert all(x.dtype == dtype for x in out)
+    return [*(x.detach() for x in out), *(p.grad for p in model.parameters() if p.grad is not None)]
+
+
+def check(model: GauntACE, graph: Graph, threads: int = 1) -> None:
+    wanted = gradients(model, graph, None)
+    for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 3e-4)):
+        same = copy.deepcopy(model).to(dtype)
+        kernel = TrainingKernel(same, threads)
+        found = gradients(same, graph, kernel)
+        assert len(found) == len(wanted)
+        for x, y in zip(found, wanted):
+            assert x.shape == y.shape
+            if y.numel():
+                assert float((x - y).abs().max()) <= tolerance * float(y.abs().max()) + 1e-9
+        again = gradients(same, graph, kernel)
+        assert all(torch.equal(x, y) for x, y in zip(found, again))
+
+
+@pytest.mark.parametrize("kind", BATCHES)
+def test_batches(kind: str) -> None:
+    structures, elements = BATCHES[kind]
+    check(make(elements), batch(structures))
+
+
+MODELS = {
+    "one_layer": {"layers": 1},
+    "three_layers": {"layers": 3},
+    "pairs": {"correlation": 2, "message_ell": 0},
+    "pairs_of_one_layer": {"correlation": 2, "layers": 1},
+    "linear": {"correlation": 1, "max_ell": 1},
+    "high": {"correlation": 4, "max_ell": 3, "message_ell": 2},
+    "wide": {"channels": 48, "hidden": 40, "num_radial": 9, "max_ell": 4},
+    "default": {"channels": 32, "hidden": 32, "num_radial": 8, "max_ell": 3},
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_models(kind: str) -> None:
+    structures, elements = BATCHES["unlike"]
+    check(make(elements, **MODELS[kind]), batch(structures))
+
+
+@pytest.mark.parametrize("kind", ["one_layer", "pairs", "default"])
+def test_models_of_one_element(kind: str) -> None:
+    structures, elements = BATCHES["silicon"]
+    check(make(elements, **MODELS[kind]), batch(structures))
+
+
+def test_threads() -> None:
+    check(make((14,)), batch([SILICON.repeat((2, 2, 1)), SILICON]), threads=3)
+
+
+def test_losses_of_one_of_the_two() -> None:
+    model, graph = make(CHNO), batch([ETHANOL])
+    kernel, r_ij = TrainingKernel(model), edge_vectors(graph)
+    for which in (0, 1):
+        both = []
+        for out in (kernel(graph, r_ij), model(graph, r_ij)[3:]):
+            model.zero_grad()
+            out[which].square().sum().backward()
+            both.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+        assert torch.allclose(*both, rtol=1e-9, atol=1e-9)
+
+
+def test_it_sees_changed_weights_and_needs_no_gradient() -> None:
+    model, graph = make(CHNO), batch([ETHANOL])
+    kernel, r_ij = TrainingKernel(model), edge_vectors(graph)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight *= 1.1
+        energy, gradient = kernel(graph, r_ij)
+        wanted = model(graph, r_ij)
+    assert torch.allclose(energy, wanted.node_energy)
+    assert torch.allclose(gradient, wanted.edge_gradient)
+    assert not energy.requires_grad
+
+
+def test_an_atom_is_its_own_neighbour() -> None:
+    graph = to_graph(bulk("Si", "bcc", a=3.0), CUTOFF, self_interaction=True)
+    check(make((14,)), graph)
+
+
+def test_nan_comes_out_as_nan() -> None:
+    model, graph = make(CHNO), batch([ETHANOL, WATER])
+    r_ij = edge_vectors(graph)
+    r_ij[0] = torch.nan
+    energy, gradient = TrainingKernel(model)(graph, r_ij)
+    assert energy[0].isnan()
+    assert gradient[0].isnan().all()
+    assert not energy[len(ETHANOL) :].isnan().any()
+
+
+def test_what_it_can_not_train_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [
+        make((14,), channels=12),
+        make((14,)).half(),
+        make((14,), max_ell=5, correlation=1),
+        make(FIVE, element_channels=2),
+        torch.nn.Linear(2, 2),
+    ]
+    for model, word in zip(made, ["16 channels", "float", "max_ell", "element_channels", "gaunt_ace"]):
+        reason = training_kernel_reason(model)
+        assert reason is not None
+        assert word in reason
+        assert "\n" not in reason
+    monkeypatch.setattr(build, "compiler", lambda: None)
+    assert "no C++ compiler" in (training_kernel_reason(make((14,), num_radial=5)) or "")
