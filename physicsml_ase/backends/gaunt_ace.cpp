@@ -43,7 +43,7 @@ constexpr int Q = W * K;
 constexpr int Q_PAD = padded(Q, 16), H_PAD = padded(HIDDEN, 16);  // as Python pads weights
 constexpr int M_PAD = padded(M, LANES), K_PAD = padded(K, LANES);
 constexpr int RADII = (L_SENT + 1) * C;
-constexpr int BLOCK = 4;
+constexpr int BLOCK = 8;
 constexpr int AC = BLOCK * C, AQ = BLOCK * Q_PAD;  // from row to row of a block
 
 // Degrees in the order of their rows, even ones first, and where the rows of each degree begin.
@@ -62,6 +62,15 @@ struct Degrees {
     }
 };
 constexpr Degrees FELT(LMAX), SENT(L_SENT);
+
+template <class F, int... k>
+inline __attribute__((always_inline)) void unrolled(F&& f, std::integer_sequence<int, k...>) {
+    (f(std::integral_constant<int, k>()), ...);
+}
+template <int N, class F>
+inline __attribute__((always_inline)) void unroll(F&& f) {
+    unrolled(f, std::make_integer_sequence<int, N>());
+}
 
 // Vectors
 
@@ -86,6 +95,36 @@ inline float sum(V x) {
     x += turned<S>(x, std::make_integer_sequence<int, LANES>());
     if constexpr (S > 1) return sum<S / 2>(x);
     return x[0];
+}
+// In each 2 S lanes, what the halves of a's and of b's lanes add up to.
+template <int S, int... lane>
+inline V folded(V a, V b, std::integer_sequence<int, lane...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+    return __builtin_shufflevector(a, b, (lane % (2 * S) < S ? lane : LANES + lane - S)...) +
+           __builtin_shufflevector(a, b, (lane % (2 * S) < S ? lane + S : LANES + lane)...);
+#else
+    return __builtin_shuffle(a, b, I{(lane % (2 * S) < S ? lane : LANES + lane - S)...}) +
+           __builtin_shuffle(a, b, I{(lane % (2 * S) < S ? lane + S : LANES + lane)...});
+#endif
+}
+// Sums of up to LANES vectors at once; `lane_of_sum` says where each is found.
+template <int N, int S = LANES / 2>
+inline V sums(const V* x) {
+    constexpr int LEFT = (N + 1) / 2;
+    V next[LEFT];
+    for (int k = 0; k < LEFT; k++)
+        next[k] = folded<S>(x[k], x[k + LEFT < N ? k + LEFT : k], std::make_integer_sequence<int, LANES>());
+    if constexpr (S > 1) return sums<LEFT, S / 2>(next);
+    return next[0];
+}
+constexpr int lane_of_sum(int k, int n) {
+    int lane = 0;
+    for (int s = LANES / 2; s > 0; s /= 2) {
+        const int left = (n + 1) / 2;
+        if (k >= left) lane += s, k -= left;
+        n = left;
+    }
+    return lane;
 }
 inline V root(V x) {
     V y;
@@ -214,9 +253,11 @@ struct Angular {  // (x + iy)^m, and the m-th derivative of the Legendre polynom
 };
 
 void measure(const float* r_ij, int count, float cutoff, float stretch, Edges& edges) {
-    V r[3];
-    for (int lane = 0; lane < LANES; lane++)
-        for (int k = 0; k < 3; k++) r[k][lane] = lane < count ? r_ij[3 * lane + k] : k == 2 ? cutoff : 0;
+    alignas(64) float sorted[3][LANES] = {};
+    for (int lane = 0; lane < count; lane++)
+        for (int k = 0; k < 3; k++) sorted[k][lane] = r_ij[3 * lane + k];
+    for (int lane = count; lane < LANES; lane++) sorted[2][lane] = cutoff;
+    const V r[3] = {load(sorted[0]), load(sorted[1]), load(sorted[2])};
     const V d = root(r[0] * r[0] + r[1] * r[1] + r[2] * r[2]), one = all(1), none = V{};
     const I itself = d == 0;  // an atom's edge to itself points nowhere
     edges.distance = d;
@@ -297,15 +338,6 @@ struct Grid {
 // each of them, that is, of one of eight kinds. So harmonics are summed by kind at one point of an orbit, and their
 // values at all its points differ by signs: half of the work. A kind is a number with a bit for each coordinate
 // under whose reflection it is odd; orbits are sorted by which coordinates are zero, and of two antipodes one is there.
-
-template <class F, int... k>
-inline __attribute__((always_inline)) void unrolled(F&& f, std::integer_sequence<int, k...>) {
-    (f(std::integral_constant<int, k>()), ...);
-}
-template <int N, class F>
-inline __attribute__((always_inline)) void unroll(F&& f) {
-    unrolled(f, std::make_integer_sequence<int, N>());
-}
 
 struct Kinds {
     int of_row[M] = {};
@@ -443,7 +475,7 @@ struct Product {
 };
 
 // What Python hands over. Matrices are (fan in, fan out), those ending in _T transposed; "by degree" has one matrix
-// for each degree 0, 1, ...; rows of Q and HIDDEN numbers are padded to whole 16.
+// for each degree 0, 1, ...; rows of Q and HIDDEN numbers are padded to whole 16. There are no gates (null) where there is but one element.
 
 struct Layer {
     const float *mix_density, *mix_density_T;  // by degree (Q, C)
@@ -624,6 +656,10 @@ struct Worker {
     }
 
     void gate_density(const float* from, float* to) const {
+        if (!model.density_gate) {
+            if (from != to) std::memcpy(to, from, M * AQ * sizeof(float));
+            return;
+        }
         for (int m = 0; m < M; m++)
             for (int a = 0; a < BLOCK; a++) {
                 const float* gate = model.density_gate + (element[a] * (LMAX + 1) + FELT.row_degree[m]) * Q_PAD;
@@ -639,6 +675,7 @@ struct Worker {
 
     template <int T>
     void gate_mixed(float* x) const {
+        if (!model.layers[T].mix_gate) return;
         for (int m = 0; m < M; m++)
             for (int a = 0; a < BLOCK; a++) {
                 const float* gate = model.layers[T].mix_gate + (element[a] * (LMAX + 1) + FELT.row_degree[m]) * C;
@@ -648,6 +685,7 @@ struct Worker {
 
     template <int T>
     void gate_product(float* x) const {
+        if (!model.layers[T].product_gate) return;
         for (int row = 0; row < square(ELL<T> + 1); row++)
             for (int a = 0; a < BLOCK; a++)
                 scale<NU * C>(x + (row * BLOCK + a) * NU * C, model.layers[T].product_gate + element[a] * NU * C);
@@ -831,11 +869,11 @@ struct Worker {
                 multiply<C>(count, y, 1, LANES, g_message + a * C, AC, M, g_heard, C);
                 multiply<M_PAD>(count, heard(a) + first * C, C, 1, turned, M_PAD, C, g_rows, M_PAD);
                 multiply<RADII>(count, slope, 1, LANES, layer.radial, RADII, K, slopes, RADII);
-                V along_edge = {};
+                alignas(64) float along[LANES] = {};
                 for (int e = 0; e < count; e++) {
                     const float* h_j = h + size_t(j[first + e]) * ROWS_SENT * C;
                     float* g_j = g_h + size_t(j[first + e]) * ROWS_SENT * C;
-                    V stretch = {}, g_y[ROWS_SENT] = {};
+                    V g_y[ROWS_SENT] = {};  // the first one along the edge, whose harmonic is constant
                     for (int c = 0; c < C; c += LANES) {
                         const V g = load(g_heard + e * C + c);
                         store(g_j + c, load(g_j + c) + g * load(r + e * RADII + c));
@@ -843,28 +881,36 @@ struct Worker {
                         for (int part = 1; part <= L_SENT; part++) {
                             const int l = SENT.at[part];
                             const V g_along = g * load(r + e * RADII + part * C + c);
-                            V along = {};
+                            V projected = {};
                             for (int m = 0; m < 2 * l + 1; m++) {
                                 const int row = SENT.first[l] + m;
                                 const V h_row = load(h_j + row * C + c);
                                 const float y_row = y[(FELT.first[l] + m) * LANES + e];
-                                along += y_row * h_row;
+                                projected += y_row * h_row;
                                 g_y[row] += g_along * h_row;
                                 store(g_j + row * C + c, load(g_j + row * C + c) + y_row * g_along);
                             }
-                            slope_sum += along * load(slopes + e * RADII + part * C + c);
+                            slope_sum += projected * load(slopes + e * RADII + part * C + c);
                         }
-                        stretch += g * slope_sum;
+                        g_y[0] += g * slope_sum;
                     }
-                    along_edge[e] = sum(stretch);
-                    for (int part = 1; part <= L_SENT; part++)
-                        for (int m = 0; m < 2 * SENT.at[part] + 1; m++)
-                            g_rows[e * M_PAD + FELT.first[SENT.at[part]] + m] += sum(g_y[SENT.first[SENT.at[part]] + m]);
+                    float totals[ROWS_SENT];
+                    unroll<(ROWS_SENT + LANES - 1) / LANES>([&](auto part) {
+                        constexpr int first = part * LANES, some = std::min(ROWS_SENT - first, LANES);
+                        alignas(64) float found[LANES];
+                        store(found, sums<some>(g_y + first));
+                        for (int k = 0; k < some; k++) totals[first + k] = found[lane_of_sum(k, some)];
+                    });
+                    along[e] = totals[0];
+                    for (int row = 1; row < ROWS_SENT; row++) {
+                        const int l = SENT.row_degree[row];
+                        g_rows[e * M_PAD + FELT.first[l] + row - SENT.first[l]] += totals[row];
+                    }
                 }
                 V g_y[M], g[3];
                 for (int m = 0; m < M; m++)
                     for (int e = 0; e < LANES; e++) g_y[m][e] = e < count ? g_rows[e * M_PAD + m] : 0;
-                pull(here, g_y, along_edge, g);
+                pull(here, g_y, load(along), g);
                 push(a, first, g, force, virial);
             }
             push_atom(a, force, virial);

@@ -269,13 +269,12 @@ def _weights(model: GauntACE, keep: list[NDArray[np.float32]]) -> ctypes.Structu
         keep.append(array)
         return array.ctypes.data
 
-    def gate(table: Tensor | None, shape: tuple[int, ...]) -> Tensor:
-        """(degree, element, F) or nothing, as (element, degree, F)."""
-        return torch.ones(shape) if table is None else table.transpose(0, 1)
+    def gate(table: Tensor | None, pad: tuple[int, ...] = ()) -> int | None:
+        """Where (element, degree, F) lies, from (degree, element, F); nowhere if there is none."""
+        return None if table is None else at(table.transpose(0, 1), pad)
 
     sizes = _sizes(model)
     degrees, channels, nu = sizes["MAX_ELL"] + 1, sizes["CHANNELS"], sizes["CORRELATION"]
-    density = sizes["DENSITY"] * sizes["RADIAL"]
     layers = []
     for layer in _layers(model):
         product, readout = layer.product, layer.readout
@@ -285,8 +284,8 @@ def _weights(model: GauntACE, keep: list[NDArray[np.float32]]) -> ctypes.Structu
         there = {
             "mix_density": at(mix),
             "mix_density_T": at(mix.transpose(1, 2), (-1,)),
-            "mix_gate": at(gate(layer.mix_gate.table, (1, degrees, channels))),
-            "product_gate": at(gate(layer.product_gate.table, (1, 1, nu * channels))),
+            "mix_gate": gate(layer.mix_gate.table),
+            "product_gate": gate(layer.product_gate.table),
             "hidden": at(readout.inward, (-1,)),
             "hidden_T": at(readout.inward.T),
             "hidden_bias": at(readout.hidden_bias, (-1,)),
@@ -306,7 +305,7 @@ def _weights(model: GauntACE, keep: list[NDArray[np.float32]]) -> ctypes.Structu
         layers.append(_Layer(**there))
     return _model_type(len(layers))(
         channels=None if model.neighbor_channels is None else at(model.neighbor_channels),
-        density_gate=at(gate(model.density_gate.table, (1, degrees, density)), (-1,)),
+        density_gate=gate(model.density_gate.table, (-1,)),
         cutoff=model.geometry.cutoff,
         stretch=model.geometry.stretch,
         layers=(_Layer * len(layers))(*layers),
