@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 
-from training import COLOURS, HERE, RESULTS, ROWS, append, python, read_rows
+from training import COLOURS, HERE, RESULTS, ROWS, append, plain_ticks, python, read_rows
 
 MD = RESULTS / "md.csv"
 COLUMNS = [
@@ -171,9 +171,11 @@ def plot() -> None:
             if x["system"] == system and x["threads"] == str(threads[0]) and known:
                 error = errors[data, max(known, key=len)]
                 style = {"marker": markers[x["label"]], "color": COLOURS[x["peer"]], "ls": ""}
-                axis.plot([float(x["us_per_atom"])], [error], label=x["label"], **style)
+                cost = 1000 * float(x["cpu_ms_per_step"]) / int(x["atoms"])
+                axis.plot([cost], [error], label=x["label"], **style)
         axis.set(title=f"{data}, {system}, {threads[0]} thread(s)", xscale="log", yscale="log")
-        axis.set(xlabel="MD cost, µs per atom and step", ylabel="test force RMSE after 240 CPU s, meV/Å")
+        axis.set(xlabel="MD cost, CPU µs per atom and step", ylabel="test force RMSE after 240 CPU s, meV/Å")
+        plain_ticks(axis)
         axis.legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(RESULTS / "pareto.png", dpi=130)

@@ -19,6 +19,8 @@ import sys
 import time
 from pathlib import Path
 
+from matplotlib.axes import Axes
+
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "peers"))
 from data import SETS, prepare  # noqa: E402
@@ -169,7 +171,8 @@ def table() -> str:
         "MB",
     ]
     lines = ["| " + " | ".join([*head, "of the best peer"]) + " |", "|---" * (len(head) + 1) + "|"]
-    rows = read_rows(ROWS)
+    order = list(SETS)
+    rows = sorted(read_rows(ROWS), key=lambda x: (int(x["budget_s"]), order.index(x["set"]), x["peer"]))
     for row in rows:
         force = float(row["force_rmse_mev_A"])
         cell = [x for x in rows if (x["set"], x["budget_s"]) == (row["set"], row["budget_s"])]
@@ -183,6 +186,14 @@ def table() -> str:
             f"| {everything} | {row['peak_rss_mb']} | {ratio} |"
         )
     return "\n".join(lines)
+
+
+def plain_ticks(axis: Axes) -> None:
+    """Numbers, not powers, along the error; only decades along the other."""
+    axis.xaxis.set_minor_formatter("")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter("{x:g}")
+    axis.tick_params(axis="y", which="both", labelsize=7)
 
 
 def plot() -> None:
@@ -202,7 +213,8 @@ def plot() -> None:
             points = sorted((float(x["cpu_s"]), float(x["force_rmse_mev_A"])) for x in rows if mine(x))
             marker = "s" if "x1o" in config else "o"
             axis.plot(*zip(*points, strict=True), marker, color=COLOURS[peer], ms=6, label=f"{peer} {config}")
-        axis.set(title=name, xscale="log", yscale="log", xlabel="CPU seconds (one core)")
+        axis.set(title=name, xscale="log", yscale="log", xlabel="CPU seconds (one core)", xlim=(5, None))
+        plain_ticks(axis)
         axis.legend(fontsize=6)
     axes[0][0].set_ylabel("force RMSE, meV/Å\n(points: test, lines: validation)")
     figure.tight_layout()

@@ -52,7 +52,9 @@ class Potential(nn.Module):
         own_energy = self.has_energy and not self.explicit
         self.energy_head = mlp(scalars, scalars, 1) if own_energy else None
         if self.energy_head is not None:
-            self.energy_head[-1].bias.data += domain.energy_shift / domain.energy_scale
+            last = self.energy_head[-1]
+            assert isinstance(last, nn.Linear)
+            last.bias.data.add_(domain.energy_shift / domain.energy_scale)
         walled = self.has_energy and domain.short_range == "zbl" and bool(domain.shortest_distances)
         self.wall = Wall(domain.shortest_distances) if walled else None
         self.references = ReferenceEnergies(domain.atomic_energies)

@@ -98,9 +98,19 @@ inline real sum(V x) {
     return x[0];
 }
 inline V root(V x) {
-    V y;
-    for (int lane = 0; lane < LANES; lane++) y[lane] = std::sqrt(x[lane]);
-    return y;
+    alignas(64) real y[LANES];
+    store(y, x);
+    for (int lane = 0; lane < LANES; lane++) y[lane] = std::sqrt(y[lane]);
+    return load(y);
+}
+// run(0), run(1), ... with numbers known to the compiler
+template <class F, int... k>
+inline void unrolled(F&& run, std::integer_sequence<int, k...>) {
+    (run(std::integral_constant<int, k>()), ...);
+}
+template <int COUNT, class F>
+inline void unrolled(F&& run) {
+    unrolled(run, std::make_integer_sequence<int, COUNT>());
 }
 // 1 / (1 + exp(-x)); NaN stays NaN
 inline V sigmoid(V x) {
@@ -842,13 +852,13 @@ struct Worker {
                             own_h[part][row] = load(h<T>() + (row * PB + part * B + a) * C + c);
                     for (int e = 0; e < count; e++) {
                         V total[P] = {};
-                        for (int k = 0; k <= L_SENT; k++) {
+                        unrolled<L_SENT + 1>([&](auto k) {
                             V along[P];
-                            directed(own_h, y, y_dot, e, k, along);
+                            directed<k>(own_h, y + e, y_dot + e, along);
                             const V r = load(radii[0] + e * RADII + k * C + c);
                             for (int part = 0; part < P; part++) total[part] += r * along[part];
                             if (P == 2) total[P - 1] += load(radii[P - 1] + e * RADII + k * C + c) * along[0];
-                        }
+                        });
                         real* to = buffers.layers[T].sent + size_t(reverse[e]) * P * C + c;
                         for (int part = 0; part < P; part++) store(to + part * C, total[part]);
                     }
@@ -856,15 +866,18 @@ struct Worker {
             });
     }
     // Y_l . h_l of the k-th degree for one edge
-    static void directed(const V (&own_h)[P][ROWS_SENT], const real* y, const real* y_dot, int e, int k, V* along) {
-        const int l = SENT.at[k];
-        for (int part = 0; part < P; part++) {
-            along[part] = V{};
-            for (int row = SENT.first[l], m = FELT.first[l]; m < FELT.first[l] + 2 * l + 1; row++, m++) {
-                if (l == 0) along[part] = own_h[part][0];  // Y_00 = 1
-                else along[part] += y[m * LANES + e] * own_h[part][row];
-                if (part == 1 && l) along[part] += y_dot[m * LANES + e] * own_h[0][row];
-            }
+    template <int k>
+    static void directed(const V (&own_h)[P][ROWS_SENT], const real* y, const real* y_dot, V (&along)[P]) {
+        constexpr int l = SENT.at[k];
+        if constexpr (l == 0) {  // Y_00 = 1
+            for (int part = 0; part < P; part++) along[part] = own_h[part][0];
+        } else {
+            for (int part = 0; part < P; part++) along[part] = V{};
+            unrolled<2 * l + 1>([&](auto m) {
+                constexpr int row = SENT.first[l] + m, at = (FELT.first[l] + m) * LANES;
+                for (int part = 0; part < P; part++) along[part] += y[at] * own_h[part][row];
+                if (P == 2) along[P - 1] += y_dot[at] * own_h[0][row];
+            });
         }
     }
     // Adds to the gradient to h, g_sent.
@@ -889,11 +902,11 @@ struct Worker {
                     for (int e = 0; e < count; e++) {
                         V back[P];
                         for (int part = 0; part < P; part++) back[part] = load(g_heard + (e * P + part) * C + c);
-                        for (int k = 0; k <= L_SENT; k++) {
-                            const int l = SENT.at[k];
+                        unrolled<L_SENT + 1>([&](auto k) {
+                            constexpr int l = SENT.at[k];
                             const ptrdiff_t at = e * RADII + k * C + c;
                             V along[P], g_along[P];
-                            directed(own_h, y, y_dot, e, k, along);
+                            directed<k>(own_h, y + e, y_dot + e, along);
                             for (int part = 0; part < P; part++) g_along[part] = back[part] * load(radii[0] + at);
                             if constexpr (P == 2) {
                                 g_along[0] += back[1] * load(radii[1] + at);
@@ -902,12 +915,17 @@ struct Worker {
                             } else {
                                 stretch[e] += back[0] * along[0] * load(slopes + at);
                             }
-                            for (int row = SENT.first[l], m = FELT.first[l]; m < FELT.first[l] + 2 * l + 1; row++, m++) {
-                                for (int part = 0; part < P; part++) g[part][row] += l ? y[m * LANES + e] * g_along[part] : g_along[part];
-                                if (P == 2 && l) g[0][row] += y_dot[m * LANES + e] * g_along[P - 1];
-                                if (P == 1 && l) g_y[e][row] += g_along[0] * own_h[0][row];
+                            if constexpr (l == 0) {
+                                for (int part = 0; part < P; part++) g[part][0] += g_along[part];
+                            } else {
+                                unrolled<2 * l + 1>([&](auto m) {
+                                    constexpr int row = SENT.first[l] + m, of_y = (FELT.first[l] + m) * LANES;
+                                    for (int part = 0; part < P; part++) g[part][row] += y[of_y + e] * g_along[part];
+                                    if (P == 2) g[0][row] += y_dot[of_y + e] * g_along[P - 1];
+                                    if (P == 1) g_y[e][row] += g_along[0] * own_h[0][row];
+                                });
                             }
-                        }
+                        });
                     }
                     for (int part = 0; part < P; part++)
                         for (int row = 0; row < ROWS_SENT; row++) store(g_sent + (row * PB + part * B + a) * C + c, g[part][row]);

@@ -1,4 +1,4 @@
-"""Training of Gaunt-ACE on a CPU by a kernel in C++ (`training.cpp`): values, and the weights' gradient, in one pass each.
+"""Training of Gaunt-ACE on a CPU by a kernel in C++ (`training.cpp`): values, then the weights' gradient.
 
     kernel = TrainingKernel(model)
     node_energy, edge_gradient = kernel(graph, r_ij)  # as the model's, for a loss of both
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from physicsml_ase.backends.build import BuildError, build
 from physicsml_ase.graph import Graph
-from physicsml_ase.models.gaunt_ace import GauntACE, Layer
+from physicsml_ase.models.gaunt_ace import GauntACE
 from physicsml_ase.nn.sphere import SphereProduct
 
 MOST_THREADS = 64
@@ -216,7 +216,7 @@ def _parameters(model: GauntACE) -> list[nn.Parameter]:
 
 
 def _grid(product: SphereProduct, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Half the sphere's points to which functions are taken (G, M), and from which they are, halved (G, (L + 1)^2)."""
+    """Half the points on the sphere: harmonics there (G, M), and weighted and halved (G, (L + 1)^2)."""
     exact = product._exact
     inward = torch.cat([exact["to_even"], exact["to_odd"]], dim=1)
     outward = torch.cat([exact["from_even"], exact["from_odd"]]).T / 2

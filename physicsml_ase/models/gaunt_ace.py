@@ -140,7 +140,7 @@ class GauntACE(nn.Module):
             for k in range(config.layers)
         )
         # nothing is left to learn of what all atoms have in common
-        self.in_order()[0].readout.energy_bias.data += domain.energy_shift / domain.energy_scale
+        self.in_order()[0].readout.energy_bias.data.add_(domain.energy_shift / domain.energy_scale)
         self.core: Callable[..., Any] | None = None
         """What computes in place of `on_slots` for the moment: the same, compiled."""
         self.fused: Callable[[Graph, Tensor], tuple[Tensor, Tensor]] | None = None
@@ -159,8 +159,8 @@ class GauntACE(nn.Module):
     def forward(self, graph: Graph, r_ij: Tensor, gradient: bool = True) -> Features:
         """Features of a batch with `node_energy` (N,) and `edge_gradient` (E, 3), in units of the energy scale."""
         if self.fused is not None:
-            energies, g = self.fused(graph, r_ij)
-            return Features(energies[:, None], node_energy=energies, edge_gradient=g)
+            energies, gradients = self.fused(graph, r_ij)
+            return Features(energies[:, None], node_energy=energies, edge_gradient=gradients)
         edges = graph.inputs.get(CONSTANTS)
         if edges is None or edges.dtype != r_ij.dtype:
             edges = self.constants(r_ij)

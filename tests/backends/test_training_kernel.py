@@ -1,4 +1,4 @@
-"""The training kernel's values and gradients to the weights are eager autograd's, for every kind of model and batch."""
+"""The training kernel: values and gradients to the weights are eager autograd's, for models and batches of all kinds."""
 
 import copy
 
