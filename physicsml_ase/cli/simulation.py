@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from physicsml_ase.cli.options import Backend, Device, Dtype, Model, Structure, Threads, use_threads
+from physicsml_ase.cli.options import (
+    Backend,
+    Device,
+    Dtype,
+    Model,
+    Structure,
+    Threads,
+    keep_memory,
+    use_threads,
+)
 from physicsml_ase.conventions import InputError
 
 if TYPE_CHECKING:
@@ -49,6 +58,7 @@ def md(
         _spare(structure, trajectory)
     atoms = _one_structure(structure)
     use_threads(threads, len(atoms))
+    keep_memory()
     result = simulate.md(
         PhysicsMLCalculator(ckpt, device=device, dtype=dtype, backend=backend, threads=threads or None),
         atoms,
@@ -96,6 +106,7 @@ def relax(
     _spare(structure, trajectory)
     atoms = _one_structure(structure)
     use_threads(threads, len(atoms))
+    keep_memory()
     result = simulate.relax(
         PhysicsMLCalculator(ckpt, device=device, dtype=dtype, backend=backend, threads=threads or None),
         atoms,

@@ -1,6 +1,5 @@
 """`train` and `resume`."""
 
-import ctypes
 import logging
 import warnings
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Annotated
 import typer
 
 from physicsml_ase.cli import STARTED_AT
-from physicsml_ase.cli.options import Threads, one_or_many, use_threads
+from physicsml_ase.cli.options import Threads, keep_memory, one_or_many, use_threads
 from physicsml_ase.conventions import InputError
 
 CONFIG_SUFFIXES = (".yaml", ".yml", ".json", ".toml")
@@ -111,7 +110,7 @@ def _config_and_overrides(arguments: list[str]) -> tuple[str | None, list[str]]:
 def _prepare(threads: int) -> None:
     use_threads(threads)
     _quiet_lightning()
-    _keep_memory()
+    keep_memory()
 
 
 def _quiet_lightning() -> None:
@@ -121,17 +120,6 @@ def _quiet_lightning() -> None:
     logging.getLogger(lightning.pytorch.__name__).setLevel(logging.ERROR)
     for place in ("lightning", "torch"):
         warnings.filterwarnings("ignore", module=rf"{place}\..*")
-
-
-def _keep_memory() -> None:
-    """Keep freed memory in this process: glibc otherwise returns every large tensor to the system, and
-    the page faults of taking it back cost a third of a training step."""
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-        libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
-    except (OSError, AttributeError):
-        return  # not glibc
 
 
 def _exit_if(signum: int) -> None:
