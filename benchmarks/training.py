@@ -79,7 +79,7 @@ def one(name: str, data: Path, peer: str, given: argparse.Namespace) -> None:
     else:
         train = [python(kind), HERE / "peers" / f"{kind}_peer.py", "train", "--config", config]
         train += ["--data", data, "--run", run, "--seconds", str(given.seconds), "--batch", str(batch)]
-    spent = measure(train, run.with_suffix(".log"), given.seconds * 5 / 3)
+    spent = measure(train, run.with_suffix(".log"), given.seconds * 5 / 3 + 60)
     evaluate = [python(kind), HERE / "peers" / f"{kind}_peer.py", "evaluate", "--data", data, "--run", run]
     out = subprocess.run(list(map(str, evaluate)), capture_output=True, text=True, env=one_thread())
     if out.returncode:
