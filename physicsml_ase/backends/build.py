@@ -36,7 +36,8 @@ def build(source: str, macros: tuple[tuple[str, int], ...] = ()) -> ctypes.CDLL:
         raise BuildError("there is no C++ compiler: install g++ or clang++, or set CXX")
     code = Path(__file__).with_name(source)
     defines = [f"-D{name}={value}" for name, value in macros]
-    told = (code.read_text(encoding="utf-8"), *defines, *ALWAYS, command, _version(command), _machine())
+    texts = [file.read_text(encoding="utf-8") for file in (code, *sorted(code.parent.glob("*.h")))]
+    told = (*texts, *defines, *ALWAYS, command, _version(command), _machine())
     key = hashlib.sha256("\0".join(told).encode()).hexdigest()
     kept = cache_folder() / f"{code.stem}-{key[:20]}.so"
     if not kept.exists():

@@ -19,15 +19,16 @@ struct List {
 
 inline double separation(const List& list, const double* offsets, const double* positions, int64_t i, int64_t e,
                          double* r) {
-    const double *x = positions + 3 * i, *y = positions + 3 * int64_t(list.neighbor[e]), *o = offsets + 3 * list.shift[e];
+    const double *x = positions + 3 * i, *y = positions + 3 * int64_t(list.neighbor[e]);
+    const double* o = offsets + 3 * list.shift[e];
     for (int k = 0; k < 3; k++) r[k] = y[k] + o[k] - x[k];
     return r[0] * r[0] + r[1] * r[1] + r[2] * r[2];
 }
 
 }  // namespace
 
-// Writes where each atom's edges begin, start (N + 1), their neighbours, (E), and pair vectors, (E, 3), of edges shorter
-// than the cut-off or not a number. `outer` (element, element) are squares of distances; `near` is set to how many
+// Writes where each atom's edges begin, start (N + 1), their neighbours, (E), and pair vectors, (E, 3), of the edges
+// that are shorter than the cut-off or not a number. `outer` (element, element) are squares of distances; `near` is set to how many
 // edges are shorter than theirs, and `shortest` to the square of the shortest distance, an atom's from itself aside.
 extern "C" int64_t within(const List* list, const double* offsets, const double* positions, double cutoff,
                           const double* outer, int threads, int64_t* start, int32_t* neighbor, float* r_ij,
@@ -48,7 +49,8 @@ extern "C" int64_t within(const List* list, const double* offsets, const double*
         }
         for (int64_t i = 0; i < n; i++) start[i + 1] += start[i];
     }
-#pragma omp parallel for num_threads(threads) schedule(static) reduction(+ : close) reduction(min : least) if (threads > 1)
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1) reduction(+ : close) \
+    reduction(min : least)
     for (int64_t i = 0; i < n; i++) {
         int64_t to = start[i];
         const double* limits = outer + list->element[i] * list->num_elements;

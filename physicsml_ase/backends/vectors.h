@@ -1,0 +1,170 @@
+// Vectors of as many numbers as the machine's registers hold, by extensions that GCC and clang have, and products of
+// matrices by them.
+
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <utility>
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+constexpr int TILE_ROWS = 12;
+#elif defined(__AVX__)
+constexpr int LANES = 8;
+constexpr int TILE_ROWS = 6;
+#else
+constexpr int LANES = 4;
+constexpr int TILE_ROWS = 6;
+#endif
+
+template <class F, int... k>
+inline __attribute__((always_inline)) void unrolled(F&& f, std::integer_sequence<int, k...>) {
+    (f(std::integral_constant<int, k>()), ...);
+}
+template <int N, class F>
+inline __attribute__((always_inline)) void unroll(F&& f) {
+    unrolled(f, std::make_integer_sequence<int, N>());
+}
+
+typedef float V __attribute__((vector_size(4 * LANES)));
+typedef int I __attribute__((vector_size(4 * LANES)));
+typedef float Unaligned __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+inline V load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
+inline void store(float* p, V x) { *reinterpret_cast<Unaligned*>(p) = x; }
+inline V all(float x) { return x - V{}; }
+
+template <int S, int... lane>
+inline V turned(V x, std::integer_sequence<int, lane...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+    return __builtin_shufflevector(x, x, ((lane + S) % LANES)...);
+#else
+    return __builtin_shuffle(x, I{((lane + S) % LANES)...});
+#endif
+}
+template <int S = LANES / 2>
+inline float sum(V x) {
+    x += turned<S>(x, std::make_integer_sequence<int, LANES>());
+    if constexpr (S > 1) return sum<S / 2>(x);
+    return x[0];
+}
+// In each 2 S lanes, what the halves of a's and of b's lanes add up to.
+template <int S, int... lane>
+inline V folded(V a, V b, std::integer_sequence<int, lane...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+    return __builtin_shufflevector(a, b, (lane % (2 * S) < S ? lane : LANES + lane - S)...) +
+           __builtin_shufflevector(a, b, (lane % (2 * S) < S ? lane + S : LANES + lane)...);
+#else
+    return __builtin_shuffle(a, b, I{(lane % (2 * S) < S ? lane : LANES + lane - S)...}) +
+           __builtin_shuffle(a, b, I{(lane % (2 * S) < S ? lane + S : LANES + lane)...});
+#endif
+}
+// Sums of up to LANES vectors at once; `lane_of_sum` says where each is found.
+template <int N, int S = LANES / 2>
+inline V sums(const V* x) {
+    constexpr int LEFT = (N + 1) / 2;
+    V next[LEFT];
+    for (int k = 0; k < LEFT; k++)
+        next[k] = folded<S>(x[k], x[k + LEFT < N ? k + LEFT : k], std::make_integer_sequence<int, LANES>());
+    if constexpr (S > 1) return sums<LEFT, S / 2>(next);
+    return next[0];
+}
+constexpr int lane_of_sum(int k, int n) {
+    int lane = 0;
+    for (int s = LANES / 2; s > 0; s /= 2) {
+        const int left = (n + 1) / 2;
+        if (k >= left) lane += s, k -= left;
+        n = left;
+    }
+    return lane;
+}
+inline V root(V x) {
+    V y;
+    for (int lane = 0; lane < LANES; lane++) y[lane] = std::sqrt(x[lane]);
+    return y;
+}
+template <int N>
+inline V polynomial(V x, const float (&coefficients)[N]) {
+    V y = all(coefficients[N - 1]);
+    for (int k = N - 2; k >= 0; k--) y = coefficients[k] + x * y;
+    return y;
+}
+// 1 / (1 + exp(-x)); NaN stays NaN
+inline V sigmoid(V x) {
+    V t = x > 80.0f ? all(80.0f) : x;
+    t = -(t < -80.0f ? all(-80.0f) : t);
+    const V n = t * 1.44269504f + 12582912.0f;  // rounds: the last bits of n are the whole number
+    const V whole = n - 12582912.0f;
+    const V r = (t - whole * 0.693145752f) - whole * 1.42860677e-6f;
+    const V p = polynomial(r, {1, 1, 0.5f, 1.66666667e-1f, 4.16666667e-2f, 8.33333333e-3f, 1.38888889e-3f});
+    union { V v; I i; } power, rounded;
+    rounded.v = n;
+    power.i = (rounded.i - 0x4B400000 + 127) << 23;
+    return 1.0f / (1.0f + p * power.v);
+}
+// sin(pi s), cos(pi s) for s in [0, 1]
+inline void sine_cosine(V s, V& sine, V& cosine) {
+    const V a = 3.14159265f * (s - 0.5f), b = a * a;
+    sine = polynomial(b, {1, -0.5f, 4.16666667e-2f, -1.38888889e-3f, 2.48015873e-5f, -2.75573192e-7f, 2.08767570e-9f});
+    cosine = -a * polynomial(b, {1, -1.66666667e-1f, 8.33333333e-3f, -1.98412698e-4f, 2.75573192e-6f, -2.50521084e-8f,
+                                 1.60590438e-10f});
+}
+
+// Products of matrices: out = x w, or out += x w. x is (rows, depth) with any strides, w (depth, 16 n) and out are
+// row by row.
+
+template <int R, int N>
+inline void tile(const float* x, ptrdiff_t row, ptrdiff_t step, const float* w, ptrdiff_t w_row, int depth,
+                 float* out, ptrdiff_t out_row, bool add) {
+    constexpr int CHAINS = R * N >= 6 ? 1 : R * N >= 3 ? 2 : 4;  // sums at once, to hide the latency of one
+    V c[CHAINS][R][N] = {};
+    if (add)
+        for (int r = 0; r < R; r++)
+            for (int n = 0; n < N; n++) c[0][r][n] = load(out + r * out_row + n * LANES);
+    int k = 0;
+    for (; k + CHAINS <= depth; k += CHAINS)
+        for (int chain = 0; chain < CHAINS; chain++) {
+            V wk[N];
+            for (int n = 0; n < N; n++) wk[n] = load(w + (k + chain) * w_row + n * LANES);
+            for (int r = 0; r < R; r++) {
+                const V xk = all(x[r * row + (k + chain) * step]);
+                for (int n = 0; n < N; n++) c[chain][r][n] += xk * wk[n];
+            }
+        }
+    for (; k < depth; k++)
+        for (int r = 0; r < R; r++)
+            for (int n = 0; n < N; n++) c[0][r][n] += all(x[r * row + k * step]) * load(w + k * w_row + n * LANES);
+    for (int r = 0; r < R; r++)
+        for (int n = 0; n < N; n++) {
+            V total = c[0][r][n];
+            for (int chain = 1; chain < CHAINS; chain++) total += c[chain][r][n];
+            store(out + r * out_row + n * LANES, total);
+        }
+}
+template <int N, int R>
+inline void some_rows(int rows, const float* x, ptrdiff_t row, ptrdiff_t step, const float* w, ptrdiff_t w_row,
+                      int depth, float* out, ptrdiff_t out_row, bool add) {
+    if (rows == R) return tile<R, N>(x, row, step, w, w_row, depth, out, out_row, add);
+    if constexpr (R > 1) some_rows<N, R - 1>(rows, x, row, step, w, w_row, depth, out, out_row, add);
+}
+template <int N>
+void columns(int rows, const float* x, ptrdiff_t row, ptrdiff_t step, const float* w, ptrdiff_t w_row, int depth,
+             float* out, ptrdiff_t out_row, bool add) {
+    for (; rows >= TILE_ROWS; rows -= TILE_ROWS, x += TILE_ROWS * row, out += TILE_ROWS * out_row)
+        tile<TILE_ROWS, N>(x, row, step, w, w_row, depth, out, out_row, add);
+    if (rows) some_rows<N, TILE_ROWS - 1>(rows, x, row, step, w, w_row, depth, out, out_row, add);
+}
+template <int WIDTH>
+inline void multiply(int rows, const float* x, ptrdiff_t row, ptrdiff_t step, const float* w, ptrdiff_t w_row,
+                     int depth, float* out, ptrdiff_t out_row, bool add = false) {
+    constexpr int N = WIDTH / LANES;
+    int n = 0;
+    for (; n + 2 <= N; n += 2)
+        columns<2>(rows, x, row, step, w + n * LANES, w_row, depth, out + n * LANES, out_row, add);
+    if (n < N) columns<1>(rows, x, row, step, w + n * LANES, w_row, depth, out + n * LANES, out_row, add);
+}
+
+}  // namespace
