@@ -5,6 +5,7 @@ N atoms, S structures.
 
 import os
 import sys
+import threading
 import time
 
 import numpy as np
@@ -46,22 +47,25 @@ class OnKernel:
         self._places = potential.model.index.places.numpy().astype(np.int32)
         self._pace = dict[int, Pace]()
         self._last: tuple[Graph, SkinList, Tensor] | None = None
+        self._lock = threading.Lock()  # the kernel's memory and the list's are used again
 
     def __call__(self, graph: Graph) -> dict[str, Tensor]:
         """What `Potential.forward` returns."""
         if graph.cell.shape[0] > 1:
             parts = [self(part) for part in split(graph._replace(inputs={}, targets={}), {})]
             return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        n, scale = graph.positions.shape[0], self.potential.domain.energy_scale
+        with self._lock:
+            return self._of_one(graph)
+
+    def _of_one(self, graph: Graph) -> dict[str, Tensor]:
+        n, domain = graph.positions.shape[0], self.potential.domain
         edges, references = self._list_of(graph)
         pace = self._pace.setdefault(n.bit_length(), Pace(self.threads, n))
-        threads = pace.threads
-        began = time.perf_counter()
-        found = edges.within(
-            graph.positions.numpy(), graph.cell[0].numpy(), self.potential.domain.cutoff, threads
-        )
+        threads, began = pace.threads, time.perf_counter()
+        found = edges.within(graph.positions.numpy(), graph.cell[0].numpy(), domain.cutoff, threads)
         out = self.kernel(edges.elements, found, threads)
         pace.took(threads, time.perf_counter() - began)
+        scale = domain.energy_scale
         energies = torch.from_numpy(out.energies * np.float64(scale)) + references
         forces, virial = torch.from_numpy(out.forces * scale), torch.from_numpy(out.virial * scale)
         results = outputs(self.potential, graph, energies, forces, virial[None])

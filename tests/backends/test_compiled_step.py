@@ -1,7 +1,10 @@
 """The step on rows against the model itself, and how a backend is chosen and checked."""
 
+import copy
 import functools
 import logging
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +17,10 @@ from models_for_tests import CUTOFF, DOMAIN, ENERGY, WALL, graphs, make, same
 
 from physicsml_ase.atoms import to_graph
 from physicsml_ase.backends import choose as chooser
+from physicsml_ase.backends import native
 from physicsml_ase.backends.choose import Engine, choose, disagreement
 from physicsml_ase.backends.compiled import OnRows, Step, compiled_function, exported
+from physicsml_ase.backends.native import Pace
 from physicsml_ase.backends.rows import make_rows
 from physicsml_ase.calculator import PhysicsMLCalculator
 from physicsml_ase.checkpoint import save_potential
@@ -247,6 +252,54 @@ def test_predict(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert fast.keys() == slow.keys()
         for name, value in slow.items():
             np.testing.assert_allclose(fast[name], value, rtol=1e-5, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("backend", ["compile", "kernel"])
+def test_copies_are_independent(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calc = calculator(backend, monkeypatch, make(channels=16))
+    atoms = structures()["crystal"]
+    for _ in range(2):  # the second structure is written over the copy of the first
+        atoms.positions[0] += 0.01
+        calc.calculate(atoms)
+    energy = calc.results["energy"]
+    for twin in (pickle.loads(pickle.dumps(calc)), copy.deepcopy(calc), copy.copy(calc)):
+        assert twin.check_state(atoms) == []
+        moved = atoms.copy()
+        moved.positions[0] += 0.1
+        twin.calculate(moved)
+        assert twin.backend == backend
+        assert calc.results["energy"] == energy != twin.results["energy"]
+        calc.calculate(moved)
+        assert twin.check_state(moved) == []
+        calc.calculate(atoms)
+        assert twin.check_state(moved) == []
+
+
+@pytest.mark.parametrize("backend", ["compile", "kernel"])
+def test_predict_in_threads(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calc = calculator(backend, monkeypatch, make(channels=16))
+    frames = [rattled(atoms, 0.02, seed) for seed in range(3) for atoms in structures().values()]
+    calc.predict(frames[:1])  # the first structure is the plain one's, which checks the backend
+    serial = calc.predict(frames, batch_size=1)
+    with ThreadPoolExecutor(4) as pool:
+        for results in pool.map(lambda _: calc.predict(frames, batch_size=1), range(4)):
+            for a, b in zip(results, serial, strict=True):
+                np.testing.assert_array_equal(a["forces"], b["forces"])
+
+
+def test_threads_of_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number given; else one for few atoms, and for many what a few steps show to be faster."""
+    monkeypatch.setattr(native, "usable_cores", lambda: 4)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert Pace(3, 10).threads == Pace(3, 10_000).threads == 3
+    assert Pace(None, 15).threads == 1
+    for cost in ({1: 1.0, 4: 0.4}, {1: 1.0, 4: 9.0}):
+        pace, used = Pace(None, 1000), []
+        for _ in range(10):
+            used.append(pace.threads)
+            pace.took(used[-1], cost[used[-1]])
+        assert used[6:] == [min(cost, key=cost.__getitem__)] * 4
+        assert used.count(1) >= 3 <= used.count(4)
 
 
 def test_edge_labels_have_the_edges_of_the_cutoff(monkeypatch: pytest.MonkeyPatch) -> None:
