@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from ase.data import atomic_numbers
+from ase.data import atomic_numbers, covalent_radii
 from ase.units import Bohr, Hartree
 from torch import Tensor
 
@@ -33,13 +33,18 @@ STIFFNESS = 1000.0
 
 
 class Wall(Constants):
-    """Repulsion below the shortest distance of each pair of elements, symbols "H-O" to Å."""
+    """Repulsion below the shortest distance of each pair of elements, symbols "H-O" to Å.
+
+    Pairs of `elements` without one, which were never neighbours, have the sum of their covalent radii in its place.
+    """
 
     outer: Tensor
 
-    def __init__(self, shortest_distances: Mapping[str, float]) -> None:
+    def __init__(self, shortest_distances: Mapping[str, float], elements: tuple[int, ...] = ()) -> None:
         super().__init__()
         outer = np.zeros((NUM_ELEMENTS, NUM_ELEMENTS))
+        known = list(elements)
+        outer[np.ix_(known, known)] = MARGIN * np.add.outer(covalent_radii[known], covalent_radii[known])
         for pair, distance in shortest_distances.items():
             a, b = (atomic_numbers[symbol] for symbol in pair.split("-"))
             outer[a, b] = outer[b, a] = MARGIN * distance

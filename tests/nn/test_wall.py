@@ -44,6 +44,17 @@ def test_is_zbl_where_cores_overlap() -> None:
     assert sum(FACTORS) == pytest.approx(1)
 
 
+def test_pairs_that_were_never_neighbours() -> None:
+    """Two carbon atoms are held apart at nine tenths of twice the covalent radius, 0.76 Å."""
+    never = Wall({"H-O": 1.0}, (1, 6, 8)).double()
+    energies = []
+    for d in (1.36, 1.38):
+        graph = to_graph(Atoms("C2", [[0, 0, 0], [d, 0, 0]]), 4.0)
+        energies.append(never(graph, edge_vectors(graph)))
+    assert energies[0] is not None
+    assert energies[1] is None
+
+
 def test_three_atoms_add() -> None:
     close = Atoms("OHO", [[0, 0, 0], [0.7, 0, 0], [0, 1.9, 0]])
     pairs = [wall(close[[0, 1]])[0], wall(close[[0, 2]])[0], wall(close[[1, 2]])[0]]
