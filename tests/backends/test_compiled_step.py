@@ -25,6 +25,7 @@ from physicsml_ase.backends.rows import make_rows
 from physicsml_ase.calculator import PhysicsMLCalculator
 from physicsml_ase.checkpoint import save_potential
 from physicsml_ase.conventions import InputError, Label
+from physicsml_ase.graph import Graph
 from physicsml_ase.potential import Potential
 
 
@@ -180,6 +181,32 @@ def test_a_wrong_backend_is_not_used(name: str, stored: bool, caplog: pytest.Log
     same(potential(frames[0]), engine(frames[0]), 0.0)
     assert engine.name == "eager"
     assert f"backend fast is not used: its {name} differs from the plain one's by" in caplog.text
+
+
+@pytest.mark.parametrize(("error", "name"), [(0.0, "fast"), (0.1, "eager")])
+def test_of_a_large_structure_a_piece_is_checked(
+    error: float, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eager might not have the memory for all of it."""
+    monkeypatch.setattr(chooser, "LARGE", 100)
+    potential, sizes = make(), []
+    step, forward = plain_step(potential), type(potential).forward
+
+    def fast(graph: Graph) -> dict[str, torch.Tensor]:
+        out = step(graph)
+        return out | {"forces": out["forces"] + error * potential.domain.energy_scale}
+
+    def counted(self: Potential, graph: Graph) -> dict[str, torch.Tensor]:
+        sizes.append(len(graph.positions))
+        return forward(self, graph)
+
+    large = to_graph(alloy(rattled(bulk("Cu", cubic=True).repeat(3))), CUTOFF)
+    right = potential(large)
+    monkeypatch.setattr(Potential, "forward", counted)
+    engine = Engine(potential, "fast", fast, [])
+    same(right, engine(large), 1e-5)
+    assert engine.name == name
+    assert sizes == ([12] if name == "fast" else [12, 108])
 
 
 def test_rounding_is_no_difference() -> None:
