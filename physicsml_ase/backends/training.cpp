@@ -152,29 +152,27 @@ template <int R, int N>
 inline void tile(const real* x, ptrdiff_t row, ptrdiff_t step, const real* w, ptrdiff_t w_row, int depth,
                  real* out, ptrdiff_t out_row, bool add) {
     constexpr int CHAINS = R * N >= 6 ? 1 : R * N >= 3 ? 2 : 4;  // sums at once, to hide the latency of one
-    V c[CHAINS][R][N] = {};
-    if (add)
-        for (int r = 0; r < R; r++)
-            for (int n = 0; n < N; n++) c[0][r][n] = load(out + r * out_row + n * LANES);
+    V c[CHAINS][R][N];  // unrolled, so that it never is in memory
+    const auto each = [](auto&& run) { unrolled<R>([&](auto r) { unrolled<N>([&](auto n) { run(r, n); }); }); };
+    each([&](auto r, auto n) { unrolled<CHAINS>([&](auto chain) { c[chain][r][n] = V{}; }); });
+    if (add) each([&](auto r, auto n) { c[0][r][n] = load(out + r * out_row + n * LANES); });
     int k = 0;
     for (; k + CHAINS <= depth; k += CHAINS)
-        for (int chain = 0; chain < CHAINS; chain++) {
+        unrolled<CHAINS>([&](auto chain) {
             V wk[N];
-            for (int n = 0; n < N; n++) wk[n] = load(w + (k + chain) * w_row + n * LANES);
-            for (int r = 0; r < R; r++) {
+            unrolled<N>([&](auto n) { wk[n] = load(w + (k + chain) * w_row + n * LANES); });
+            unrolled<R>([&](auto r) {
                 const V xk = all(x[r * row + (k + chain) * step]);
-                for (int n = 0; n < N; n++) c[chain][r][n] += xk * wk[n];
-            }
-        }
-    for (; k < depth; k++)
-        for (int r = 0; r < R; r++)
-            for (int n = 0; n < N; n++) c[0][r][n] += all(x[r * row + k * step]) * load(w + k * w_row + n * LANES);
-    for (int r = 0; r < R; r++)
-        for (int n = 0; n < N; n++) {
-            V total = c[0][r][n];
-            for (int chain = 1; chain < CHAINS; chain++) total += c[chain][r][n];
-            store(out + r * out_row + n * LANES, total);
-        }
+                unrolled<N>([&](auto n) { c[chain][r][n] += xk * wk[n]; });
+            });
+        });
+    if constexpr (CHAINS > 1)
+        for (; k < depth; k++)
+            each([&](auto r, auto n) { c[0][r][n] += all(x[r * row + k * step]) * load(w + k * w_row + n * LANES); });
+    each([&](auto r, auto n) {
+        unrolled<CHAINS - 1>([&](auto chain) { c[0][r][n] += c[chain + 1][r][n]; });
+        store(out + r * out_row + n * LANES, c[0][r][n]);
+    });
 }
 template <int N, int R>
 inline void some_rows(int rows, const real* x, ptrdiff_t row, ptrdiff_t step, const real* w, ptrdiff_t w_row,
