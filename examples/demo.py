@@ -68,7 +68,7 @@ def main() -> None:
         out / "train" / "metrics.csv",
         out / "md.log",
         out / "relax.log",
-        title=f"PaiNN on a Cu-Au alloy: {options.time} of training on 180 structures",
+        title=f"Gaunt-ACE on a Cu-Au alloy: {options.time} of training on 180 structures",
     )
     save(figure, out / "demo.png")
     console.rule("summary")
