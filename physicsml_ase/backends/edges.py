@@ -1,0 +1,90 @@
+"""The edges within the cut-off, taken at each step out of a list with a skin by `edges.cpp`. N atoms, E edges."""
+
+import ctypes
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from physicsml_ase.backends.build import build
+from physicsml_ase.backends.weights import MOST_THREADS, POINTER, Floats, address
+from physicsml_ase.neighbors import Neighbors
+
+
+class Edges(NamedTuple):
+    """Edges within the cut-off, sorted by centre."""
+
+    start: NDArray[np.int64]  # (N + 1,), atom i's are start[i] to start[i + 1]
+    neighbor: NDArray[np.int32]  # (E,)
+    r_ij: NDArray[np.float32]  # (E, 3) [Å]
+    shortest: float = 0.0
+    """Shortest distance between two atoms or images [Å]; infinite where there are no edges."""
+    near: int = 0
+    """How many edges are shorter than what `SkinList` was told of their elements."""
+
+
+class SkinList:
+    """The edges of a list with a skin, from which those within the cut-off are taken at each step.
+
+    `elements` (N,) are places among the model's elements, `outer` (Z, Z) [Å] the distances of elements below
+    which edges are counted in `Edges.near`. Not for several threads at once.
+    """
+
+    def __init__(
+        self, neighbors: Neighbors, elements: NDArray[np.int32], outer: Floats | None = None
+    ) -> None:
+        n = elements.shape[0]
+        i, j = neighbors.edge_index
+        shift = neighbors.edge_shift
+        if (elements != elements[:1]).any():  # neighbours of one element side by side are quicker
+            order = np.lexsort((elements.take(j), i))
+            i, j, shift = i.take(order), j.take(order), shift.take(order, 0)
+        self.elements = np.ascontiguousarray(elements, np.int32)
+        self._start = np.searchsorted(i, np.arange(n + 1)).astype(np.int64)
+        self._neighbor = j.astype(np.int32)
+        # there are few shifts: all within their bounds, and each edge's place among them
+        low = shift.min(0, initial=0.0).astype(np.int64)
+        sizes = shift.max(0, initial=0.0).astype(np.int64) - low + 1
+        self._shifts = (np.indices(sizes).reshape(3, -1).T + low).astype(np.float64)
+        place = (shift - low) @ np.array([sizes[1] * sizes[2], sizes[2], 1.0])
+        self._place = place.astype(np.int32)
+        no_shift = int(-low @ np.array([sizes[1] * sizes[2], sizes[2], 1]))
+        num = int(elements.max(initial=0)) + 1
+        self._outer = np.zeros((num, num)) if outer is None else np.square(outer, dtype=np.float64)
+        at = (address(self._start), address(self._neighbor), address(self._place), address(self.elements))
+        self._list = _List(n, *at, no_shift, len(self._outer))
+        self._found = Edges(
+            np.empty(n + 1, np.int64), np.empty(len(j), np.int32), np.empty((len(j), 3), np.float32)
+        )
+        self._near, self._shortest = ctypes.c_int64(), ctypes.c_double()
+        self._at_list = ctypes.addressof(self._list)
+        self._at_found = (
+            *(address(self._found.start), address(self._found.neighbor), address(self._found.r_ij)),
+            *(ctypes.addressof(self._near), ctypes.addressof(self._shortest)),
+        )
+        self._within = build("edges.cpp").within
+        self._within.argtypes = [*[POINTER] * 3, ctypes.c_double, POINTER, ctypes.c_int, *[POINTER] * 5]
+        self._within.restype = ctypes.c_int64
+
+    def within(self, positions: Floats, cell: Floats, cutoff: float, threads: int = 1) -> Edges:
+        """Edges shorter than `cutoff` [Å] of atoms (N, 3) in a cell (3, 3); valid until the next call."""
+        positions = np.ascontiguousarray(positions, np.float64)
+        offsets = self._shifts @ cell
+        found = self._found
+        count = self._within(
+            *(self._at_list, address(offsets), address(positions), cutoff, address(self._outer)),
+            min(max(threads, 1), MOST_THREADS, positions.shape[0] // 256 + 1),
+            *self._at_found,
+        )
+        shortest = math.sqrt(self._shortest.value) if count else math.inf
+        return Edges(found.start, found.neighbor[:count], found.r_ij[:count], shortest, int(self._near.value))
+
+
+class _List(ctypes.Structure):
+    _fields_ = [
+        ("num_atoms", ctypes.c_int64),
+        *((name, POINTER) for name in ("start", "neighbor", "shift", "element")),
+        ("no_shift", ctypes.c_int64),
+        ("num_elements", ctypes.c_int64),
+    ]
