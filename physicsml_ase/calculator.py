@@ -6,7 +6,6 @@ Everything that the model knows is computed at once and kept until the atoms cha
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,27 +15,18 @@ from ase.data import chemical_symbols
 from ase.outputs import Properties, all_outputs
 from numpy.typing import NDArray
 
-from physicsml_ase.atoms import EDGES_PER_BATCH, build_graph, graph_attrs, to_graph
+from physicsml_ase.atoms import EDGES_PER_BATCH, graph_attrs, to_graph
 from physicsml_ase.backends.choose import check_name, choose
 from physicsml_ase.backends.compiled import volume
+from physicsml_ase.backends.moving import MovingGraph, equal
 from physicsml_ase.backends.package import Package, is_package, package_potential, read_package
 from physicsml_ase.checkpoint import DTYPES, load_potential, read_checkpoint, stored_frames
 from physicsml_ase.conventions import PROPERTIES, InputError, Level, matrix_to_voigt
 from physicsml_ase.graph import Graph, collate, split
-from physicsml_ase.neighbors import Neighbors, VerletList
 from physicsml_ase.nn.heads import DERIVED
 from physicsml_ase.potential import Potential
 
 Results = dict[str, float | NDArray[np.float64]]
-
-
-class Kept(NamedTuple):
-    """What the graph of the last calculation was made of, besides positions."""
-
-    graph: Graph
-    neighbors: Neighbors
-    numbers: NDArray[np.int64]
-    cell: NDArray[np.float64]
 
 
 class PhysicsMLCalculator(Calculator):
@@ -103,8 +93,7 @@ class PhysicsMLCalculator(Calculator):
 
     def _start_anew(self) -> None:
         """Forget what is only kept for speed."""
-        self._verlet = VerletList(self.domain.cutoff, self.skin, self.domain.self_interaction)
-        self._kept: Kept | None = None
+        self._moving = MovingGraph(self.domain, self.skin, self.device)
         self._copy: Atoms | None = None  # ours, to be written over
 
     def calculate(
@@ -129,10 +118,10 @@ class PhysicsMLCalculator(Calculator):
         if old is None:
             return list(all_changes)
         arrays = ("positions", "numbers")
-        changes = [name for name in arrays if not _equal(atoms.arrays[name], old.arrays[name])]
-        if not _equal(atoms.cell.array, old.cell.array):
+        changes = [name for name in arrays if not equal(atoms.arrays[name], old.arrays[name])]
+        if not equal(atoms.cell.array, old.cell.array):
             changes.append("cell")
-        if not _equal(atoms.pbc, old.pbc):
+        if not equal(atoms.pbc, old.pbc):
             changes.append("pbc")
         if self.domain.attrs and not np.array_equal(self._graph_attrs(atoms), self._attrs):
             changes.append("info")
@@ -174,35 +163,15 @@ class PhysicsMLCalculator(Calculator):
             )
 
     def _next_graph(self, atoms: Atoms) -> Graph:
-        """The graph of a structure that is most likely the last one, moved a little.
-
-        What did not change is the same tensor as before, so that a backend knows.
-        """
-        domain, numbers = self.domain, atoms.numbers
-        if not len(numbers):
+        if not len(atoms):
             raise InputError("the structure has no atoms")
-        cell = atoms.cell.array if domain.cell is None else np.array(domain.cell)
-        pbc = atoms.pbc if domain.pbc is None else np.array(domain.pbc)
         inputs = {}
-        if domain.attrs:
+        if self.domain.attrs:
             self._attrs = self._graph_attrs(atoms)
             inputs["graph_attrs"] = torch.from_numpy(self._attrs).to(self.device)
-        kept = self._kept
-        if kept is None or not _equal(numbers, kept.numbers):
-            self._refuse_unknown(numbers)
-            kept = None
-        neighbors = self._verlet.update(atoms.positions, cell, pbc, whole=self._engine.whole_lists)
-        if kept is None or neighbors is not kept.neighbors:
-            graph = build_graph(numbers, atoms.positions, cell, pbc, neighbors, inputs, {}).to(self.device)
-            self._kept = Kept(graph, neighbors, numbers.copy(), cell.copy())
-            return graph
-        positions = torch.from_numpy(np.array(atoms.positions, np.float64)).to(self.device)
-        graph = kept.graph._replace(positions=positions, inputs=inputs)
-        if not _equal(cell, kept.cell):
-            box = torch.from_numpy(np.array(cell, np.float64))[None].to(self.device)
-            graph = graph._replace(cell=box)
-            self._kept = kept._replace(graph=graph, cell=cell.copy())
-        return graph
+        if not self._moving.same_elements(atoms.numbers):
+            self._refuse_unknown(atoms.numbers)
+        return self._moving.next(atoms, inputs, self._engine.whole_lists)
 
     def _copied(self, atoms: Atoms) -> Atoms:
         """A copy of the structure; into the last copy where only positions and cell can be others."""
@@ -210,7 +179,7 @@ class PhysicsMLCalculator(Calculator):
         if (
             old is None
             or self.domain.attrs  # which are in `info`
-            or not _equal(old.arrays["numbers"], atoms.arrays["numbers"])
+            or not equal(old.arrays["numbers"], atoms.arrays["numbers"])
         ):
             self._copy = atoms.copy()
             return self._copy
@@ -260,7 +229,7 @@ class PhysicsMLCalculator(Calculator):
 
     def __getstate__(self) -> dict[str, object]:
         state = self.__dict__.copy()
-        for name in ("_verlet", "_engine", "_kept", "_copy"):
+        for name in ("_moving", "_engine", "_copy"):
             del state[name]
         if self.atoms is not None:
             state["atoms"] = self.atoms.copy()  # the next calculation writes over this one
@@ -317,13 +286,6 @@ def _frames(ckpt: str | Path | Potential, package: Package | None) -> Iterator[G
         yield from stored_frames(package.contents)
     elif not isinstance(ckpt, Potential):
         yield from stored_frames(read_checkpoint(ckpt))
-
-
-def _equal(a: NDArray[np.generic], b: NDArray[np.generic]) -> bool:
-    """Whether two arrays of one kind are the same, to the bit; for the few numbers of a molecule, quickly."""
-    if a.size > 1000:
-        return np.array_equal(a, b)
-    return a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
 def _batches(graphs: Iterator[Graph], batch_size: int | None, max_edges: int) -> Iterator[list[Graph]]:

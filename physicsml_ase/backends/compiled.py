@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
 
 from physicsml_ase.backends.rows import Rows, make_rows
+from physicsml_ase.conventions import InputError
 from physicsml_ase.graph import Graph, edge_vectors
 from physicsml_ase.nn.elements import Elements
 from physicsml_ase.nn.features import NUM_ELEMENTS, Features, segment_sum
@@ -111,10 +112,20 @@ def compiled_function(potential: Potential) -> Function:
     module = torch.compile(exported(potential).module(), dynamic=True, fullgraph=True)
 
     def function(inputs: list[Tensor]) -> Sequence[Tensor]:
-        with torch.no_grad():
-            return module(*inputs)
+        try:
+            with torch.no_grad():
+                return module(*inputs)
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            raise InputError(
+                f"backend compile: {in_a_line(error)}; is there a C++ compiler? backend='eager' needs none"
+            ) from None
 
     return function
+
+
+def in_a_line(error: Exception) -> str:
+    """The first line of a compiler's complaint, which may have hundreds."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
 
 
 class OnRows:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from physicsml_ase.backends.compiled import Function, exported
+from physicsml_ase.backends.compiled import Function, exported, in_a_line
 from physicsml_ase.checkpoint import (
     build_potential,
     describe_potential,
@@ -84,9 +84,14 @@ def export_package(potential: Potential, path: Path, contents: Mapping[str, Any]
         beside, ckpt = Path(folder) / path.name, Path(folder) / "model.ckpt"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, of its own deprecations
-            aoti_compile_and_package(
-                exported(potential), package_path=str(beside), inductor_configs=_settings()
-            )
+            try:
+                aoti_compile_and_package(
+                    exported(potential), package_path=str(beside), inductor_configs=_settings()
+                )
+            except torch._dynamo.exc.BackendCompilerFailed as error:
+                raise InputError(
+                    f"{path}: could not be compiled ({in_a_line(error)}); is there a C++ compiler?"
+                ) from None
         write_atomically(contents, ckpt)
         with zipfile.ZipFile(beside, "a") as archive:
             root = archive.namelist()[0].split("/")[0]

@@ -164,6 +164,29 @@ def test_there_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", ["compile", "aoti"])
+def test_without_a_compiler(backend: str, tmp_path: Path) -> None:
+    """One line says what is missing, and nothing is left behind."""
+    save_potential(make(), tmp_path / "model.ckpt")
+    code = (
+        "import sys\nfrom ase.build import bulk\nfrom physicsml_ase import PhysicsMLCalculator\n"
+        "try: PhysicsMLCalculator(sys.argv[1], backend=sys.argv[2]).calculate(bulk('Cu', cubic=True))\n"
+        "except ValueError as error: print(error)"
+    )
+    nothing = {"PATH": "", "CXX": "none", "XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "model.ckpt"), backend],
+        env={**nothing, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor"), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "is there a C++ compiler?" in told.stdout
+    assert told.stdout.count("\n") == 1
+    assert not list(tmp_path.rglob("*.pt2"))
+
+
+@pytest.mark.slow
 def test_a_checkpoint_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And found again, by weights and settings; another model is another package."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
