@@ -18,7 +18,7 @@ from physicsml_ase.nn.elements import Elements
 from physicsml_ase.nn.features import NUM_ELEMENTS, Features, segment_sum
 from physicsml_ase.nn.geometry import Geometry
 from physicsml_ase.nn.slots import Slots
-from physicsml_ase.potential import Potential, forces_and_stress
+from physicsml_ase.potential import Potential
 
 Function = Callable[[list[Tensor]], Sequence[Tensor]]
 """`Step`, compiled: its inputs in a list, its outputs in a sequence."""
@@ -46,7 +46,7 @@ class Step(nn.Module):
         attrs: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """Learned energies (N,), forces (N, 3), virials (N, 3, 3), all float64, eV and Å; whether atoms are so
-        close, (), that the wall has to be added; and, where labels have heads, the features that these read."""
+        close, (), that the potential's wall is reached; and, where labels have heads, the features that these read."""
         model, (n, width) = self.model, neighbor.shape
         j = neighbor.flatten()
         r = positions.index_select(0, j).view(n, width, 3) - positions[:, None, :] + shift
@@ -129,7 +129,7 @@ def in_a_line(error: Exception) -> str:
 
 
 class OnRows:
-    """A potential whose step is computed by `function`; structures that do not fit into rows by the potential."""
+    """A potential whose step is computed by `function`; what that can not do, by the potential itself."""
 
     whole_lists = 512
     """Lists of up to so many edges may hold some beyond the cut-off: they cost less than removing them."""
@@ -148,8 +148,9 @@ class OnRows:
         if attrs is not None:
             inputs.append(attrs)
         learned, forces, virials, close, *features = self.function(inputs)
-        out = outputs(self.potential, graph, learned + references, forces, virials, features)
-        return with_wall(self.potential, graph, out) if bool(close) else out
+        if bool(close):  # seldom; the wall is the potential's business
+            return self.potential(graph)
+        return outputs(self.potential, graph, learned + references, forces, virials, features)
 
     def _rows_of(self, graph: Graph) -> tuple[Rows | None, Tensor]:
         """Rows and reference energies of a graph; those of the last one, where only positions are others."""
@@ -185,21 +186,6 @@ def outputs(
         with torch.no_grad():
             out |= {name: head(graph, Features(*features), r_ij) for name, head in own}
     return out
-
-
-def with_wall(potential: Potential, graph: Graph, out: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The outputs with what the potential's wall adds to them."""
-    r_ij = edge_vectors(graph)
-    wall = potential.wall(graph, r_ij) if potential.wall is not None else None
-    if wall is None:
-        return out
-    energies, g = wall
-    more = forces_and_stress(graph, r_ij, g) | {
-        "energy": segment_sum(energies, graph.batch, graph.cell.shape[0]),
-        "energies": energies,
-    }
-    learned = {name: value for name, value in more.items() if name not in potential.headed}
-    return out | {name: out[name] + value for name, value in learned.items()}
 
 
 def stress_of(graph: Graph, virial: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from physicsml_ase.backends.compiled import outputs, with_wall
+from physicsml_ase.backends.compiled import outputs
 from physicsml_ase.backends.kernel import Kernel, SkinList, kernel_reason
 from physicsml_ase.graph import Graph, split
 from physicsml_ase.neighbors import Neighbors
@@ -63,13 +63,14 @@ class OnKernel:
         pace = self._pace.setdefault(n.bit_length(), Pace(self.threads, n))
         threads, began = pace.threads, time.perf_counter()
         found = edges.within(graph.positions.numpy(), graph.cell[0].numpy(), domain.cutoff, threads)
+        if found.near:  # seldom; the wall is the potential's business
+            return self.potential(graph)
         out = self.kernel(edges.elements, found, threads)
         pace.took(threads, time.perf_counter() - began)
         scale = domain.energy_scale
         energies = torch.from_numpy(out.energies * np.float64(scale)) + references
         forces, virial = torch.from_numpy(out.forces * scale), torch.from_numpy(out.virial * scale)
-        results = outputs(self.potential, graph, energies, forces, virial[None])
-        return with_wall(self.potential, graph, results) if found.near else results
+        return outputs(self.potential, graph, energies, forces, virial[None])
 
     def _list_of(self, graph: Graph) -> tuple[SkinList, Tensor]:
         """The list and the reference energies of a graph; those of the last one where only positions differ."""
