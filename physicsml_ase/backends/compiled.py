@@ -46,7 +46,7 @@ class Step(nn.Module):
         attrs: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """Learned energies (N,), forces (N, 3), virials (N, 3, 3), all float64, eV and Å; whether atoms are so
-        close, (), that the potential's wall is reached; and, where labels have heads, the features that these read."""
+        close, (), that the potential's wall is reached; and, where labels have heads, what these read."""
         model, (n, width) = self.model, neighbor.shape
         j = neighbor.flatten()
         r = positions.index_select(0, j).view(n, width, 3) - positions[:, None, :] + shift

@@ -246,8 +246,16 @@ def calculator(
 
 @pytest.mark.parametrize("backend", ["compile", "kernel"])
 def test_every_step_equals_a_new_calculator(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Moves, strains, other structures: whatever a backend keeps from step to step."""
-    potential = make(channels=16, domain=replace(DOMAIN, shortest_distances=WALL))
+    """Moves, strains, other structures, the wall now and then: whatever a backend keeps from step to step."""
+    seldom = {"Cu-Cu": 2.45, "Au-Cu": 2.45, "Au-Au": 2.45, "C-H": 1.1}
+    potential = make(channels=16, domain=replace(DOMAIN, shortest_distances=seldom))
+    forward, by_eager = Potential.forward, []
+
+    def counted(self: Potential, graph: Graph) -> dict[str, torch.Tensor]:
+        by_eager.append(1)
+        return forward(self, graph)
+
+    monkeypatch.setattr(Potential, "forward", counted)
     calc = calculator(backend, monkeypatch, potential, skin=0.6)
     rng = np.random.default_rng(0)
     for kind in ("crystal", "molecule", "slab", "crystal", "triclinic", "far_apart", "lone_atom"):
@@ -268,6 +276,8 @@ def test_every_step_equals_a_new_calculator(backend: str, monkeypatch: pytest.Mo
             for name, value in fresh.results.items():
                 np.testing.assert_allclose(calc.results[name], value, rtol=1e-5, atol=2e-5, err_msg=name)
     assert calc.backend == backend
+    steps = 7 * 6
+    assert steps + 1 < len(by_eager) < steps + 25  # the fresh ones, and those within the wall or alone
 
 
 @pytest.mark.parametrize("backend", ["compile", "kernel"])
