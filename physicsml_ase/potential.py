@@ -17,7 +17,7 @@ from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph, edge_vectors
 from physicsml_ase.nn.features import NUM_ELEMENTS, Features, mlp, segment_sum
 from physicsml_ase.nn.heads import DERIVED, HeadConfig, LabelHead
-from physicsml_ase.nn.wall import Wall
+from physicsml_ase.nn.wall import Near, Wall
 
 
 class Potential(nn.Module):
@@ -84,33 +84,40 @@ class Potential(nn.Module):
         with torch.inference_mode(False), torch.set_grad_enabled(derivatives or torch.is_grad_enabled()):
             graph = graph.map(lambda t: t.clone() if t.is_inference() else t)
             r_ij = edge_vectors(graph).requires_grad_(derivatives)  # (E, 3) float64
-            out = self._predict(graph, r_ij)
+            near = self._near(graph, r_ij)
+            out = self._predict(graph, r_ij if near is None else near.seen(r_ij))
+            g = None
             if derivatives:
                 (g,) = torch.autograd.grad(out["energy"].sum(), r_ij, create_graph=self.training)
-                with torch.set_grad_enabled(self.training):
-                    out = self._with_wall(graph, r_ij.detach(), out, g)
-            else:
-                out = self._with_wall(graph, r_ij.detach(), out, None)
+            with torch.set_grad_enabled(self.training):
+                out = self._with_wall(graph, r_ij.detach(), out, g, near)
         return out if self.training else {name: value.detach() for name, value in out.items()}
 
     def _forward_explicit(self, graph: Graph, derivatives: bool) -> dict[str, Tensor]:
         """As `forward`, of a model that gives the gradient beside the energy."""
         with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
             r_ij = edge_vectors(graph)
-            features = self.model(graph, r_ij.to(self.dtype), derivatives)
-            out = self._outputs(graph, r_ij.to(self.dtype), features)
+            near = self._near(graph, r_ij)
+            seen = (r_ij if near is None else near.seen(r_ij)).to(self.dtype)
+            if near is not None:  # what was computed of the edges beforehand was of what they are
+                graph = graph._replace(inputs={k: v for k, v in graph.inputs.items() if k == "graph_attrs"})
+            features = self.model(graph, seen, derivatives)
+            out = self._outputs(graph, seen, features)
+            g = None
             if derivatives:
                 g = features.edge_gradient.double() * self.domain.energy_scale
-                return self._with_wall(graph, r_ij, out, g)
-            return self._with_wall(graph, r_ij, out, None)
+                g = g if near is None else near.gradient(r_ij, g)
+            return self._with_wall(graph, r_ij, out, g, near)
+
+    def _near(self, graph: Graph, r_ij: Tensor) -> Near | None:
+        return None if self.wall is None else self.wall.near(graph, r_ij)
 
     def _with_wall(
-        self, graph: Graph, r_ij: Tensor, out: dict[str, Tensor], g: Tensor | None
+        self, graph: Graph, r_ij: Tensor, out: dict[str, Tensor], g: Tensor | None, near: Near | None
     ) -> dict[str, Tensor]:
         """The outputs with the wall, and the derivatives where the learned energy's gradient g is given."""
-        wall = self.wall(graph, r_ij) if self.wall is not None else None
-        if wall is not None:
-            energies, g_wall = wall
+        if near is not None and self.wall is not None:
+            energies, g_wall = self.wall(near, r_ij, graph.atomic_numbers.shape[0])
             energy = out["energy"] + segment_sum(energies, graph.batch, graph.num_atoms.shape[0])
             out = out | {"energy": energy, "energies": out["energies"] + energies}
             g = None if g is None else g + g_wall

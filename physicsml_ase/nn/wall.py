@@ -5,11 +5,14 @@ the screened nuclear repulsion of Ziegler, Biersack & Littmark (The Stopping and
     V = k Z Z' / d phi(d / a), a = 0.8854 a0 / (Z^0.23 + Z'^0.23),
 which is right where cores overlap, times an envelope that ends at d0, nine tenths of the pair's shortest distance,
 and a spring K (1 - d / d0)^3 / 3, which also holds light atoms that were never near each other. From d0 on it is
-zero, with two zero derivatives: what the data teach, and what is a little beyond, is not changed.
+zero, with two zero derivatives: what the data teach, and what is a little beyond, is not changed. Holes of high
+powers of the density are deeper than any wall is high, so the model itself is not asked there: below d0 the distance
+that it is shown comes to rest at 0.9 d0, and only the wall goes on.
 Shapes: N atoms, E edges.
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +24,8 @@ from physicsml_ase.graph import Graph
 from physicsml_ase.nn.constants import Constants
 from physicsml_ase.nn.features import NUM_ELEMENTS, segment_sum
 
+HELD = 0.2
+"""Over this part of d0 the distance that the model is shown comes to rest, at 0.9 d0."""
 COULOMB = Hartree * Bohr
 """e^2 / (4 pi epsilon0) [eV Å]."""
 FACTORS = (0.18175, 0.50986, 0.28022, 0.02817)
@@ -50,26 +55,61 @@ class Wall(Constants):
             outer[a, b] = outer[b, a] = MARGIN * distance
         self.constant("outer", outer.ravel())
 
-    def forward(self, graph: Graph, r_ij: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Energies of the atoms (N,) [eV] and their sum's gradient to r_ij (E, 3), float64; None where it is zero."""
+    def near(self, graph: Graph, r_ij: Tensor) -> "Near | None":
+        """The edges (E, 3) that are within the wall, None where there are none."""
         i, j = graph.edge_index
         z = graph.atomic_numbers
-        squared = r_ij.square().sum(1)
-        outer = self.outer.double().index_select(
-            0, z.index_select(0, i) * NUM_ELEMENTS + z.index_select(0, j)
-        )
-        near = ((squared < outer.square()) & (squared > 0)).nonzero()[:, 0]
-        if not near.shape[0]:
+        squared = r_ij.detach().square().sum(1)
+        pairs = z.index_select(0, i) * NUM_ELEMENTS + z.index_select(0, j)
+        outer = self.outer.double().index_select(0, pairs)
+        index = ((squared < outer.square()) & (squared > 0)).nonzero()[:, 0]
+        if not index.shape[0]:
             return None
-        r, outer = r_ij.index_select(0, near), outer.index_select(0, near)
-        d = squared.index_select(0, near).sqrt()
-        centre = i.index_select(0, near)
-        za, zb = (z.index_select(0, of.index_select(0, near)).double() for of in (i, j))
-        energy, slope = repulsion(d, outer, za, zb)
+        za, zb = (z.index_select(0, of.index_select(0, index)).double() for of in (i, j))
+        return Near(index, outer.index_select(0, index), i.index_select(0, index), za, zb)
+
+    def forward(self, near: "Near", r_ij: Tensor, num_atoms: int) -> tuple[Tensor, Tensor]:
+        """Energies of the atoms (N,) [eV] and their sum's gradient to r_ij (E, 3), float64."""
+        r = r_ij.index_select(0, near.edge)
+        d = r.norm(dim=1)
+        energy, slope = repulsion(d, near.outer, near.za, near.zb)
         # each pair has two edges, which share its energy
-        energies = segment_sum(energy / 2, centre, z.shape[0])
-        g = torch.zeros_like(r_ij).index_copy(0, near, (slope / (2 * d))[:, None] * r)
+        energies = segment_sum(energy / 2, near.centre, num_atoms)
+        g = torch.zeros_like(r_ij).index_copy(0, near.edge, (slope / (2 * d))[:, None] * r)
         return energies, g
+
+
+class Near(NamedTuple):
+    """Edges within the wall, K of them."""
+
+    edge: Tensor  # (K,) int64
+    outer: Tensor  # (K,) where their wall begins [Å]
+    centre: Tensor  # (K,) int64
+    za: Tensor  # (K,) atomic numbers, float64
+    zb: Tensor
+
+    def seen(self, r_ij: Tensor) -> Tensor:
+        """Pair vectors (E, 3) as the model is shown them: no shorter than what it has learned something of."""
+        r = r_ij.index_select(0, self.edge)
+        d = r.norm(dim=1)
+        shown, _ = held(d, self.outer)
+        return r_ij.index_copy(0, self.edge, (shown / d)[:, None] * r)
+
+    def gradient(self, r_ij: Tensor, g: Tensor) -> Tensor:
+        """The gradient to r_ij (E, 3), from that to what `seen` makes of it."""
+        r, g_near = r_ij.index_select(0, self.edge), g.index_select(0, self.edge)
+        d = r.norm(dim=1)
+        shown, slope = held(d, self.outer)
+        u = r / d[:, None]
+        along = (g_near * u).sum(1, keepdim=True) * u
+        pulled = slope[:, None] * along + (shown / d)[:, None] * (g_near - along)
+        return g.index_copy(0, self.edge, pulled)
+
+
+def held(d: Tensor, outer: Tensor) -> tuple[Tensor, Tensor]:
+    """A distance below `outer` that comes to rest at 0.9 of it, and its derivative; (K,) each."""
+    t = ((1 - d / outer) / HELD).clamp(max=1.0)
+    return outer * (1 - HELD * (t - t**3 + t**4 / 2)), 1 - 3 * t**2 + 2 * t**3
 
 
 def repulsion(d: Tensor, outer: Tensor, za: Tensor, zb: Tensor) -> tuple[Tensor, Tensor]:

@@ -53,7 +53,7 @@ class CompiledPotential:
             return self._explicitly(graph)
         with torch.no_grad():
             r_ij = edge_vectors(graph)
-            if self.potential.wall is not None and self.potential.wall(graph, r_ij) is not None:
+            if self.potential.wall is not None and self.potential.wall.near(graph, r_ij) is not None:
                 return self.potential(graph)  # which no structure of the training data needs
         weights: list[Tensor] = list(self.potential.parameters())
         tensors = _without_labels(graph)

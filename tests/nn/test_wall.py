@@ -8,15 +8,19 @@ from ase.units import Bohr, Hartree
 
 from physicsml_ase.atoms import to_graph
 from physicsml_ase.graph import edge_vectors
-from physicsml_ase.nn.wall import FACTORS, STIFFNESS, Wall, repulsion
+from physicsml_ase.nn.wall import FACTORS, STIFFNESS, Wall, held, repulsion
 
 WALL = Wall({"H-O": 1.0, "O-O": 2.2 / 0.9}).double()
 
 
 def wall(atoms: Atoms) -> tuple[float, np.ndarray]:
     graph = to_graph(atoms, 4.0)
-    out = WALL(graph, edge_vectors(graph))
-    return (0.0, np.zeros((0, 3))) if out is None else (out[0].sum().item(), out[1].numpy())
+    r_ij = edge_vectors(graph)
+    near = WALL.near(graph, r_ij)
+    if near is None:
+        return 0.0, np.zeros((0, 3))
+    energies, g = WALL(near, r_ij, len(atoms))
+    return energies.sum().item(), g.numpy()
 
 
 def test_zero_from_the_shortest_distance_on() -> None:
@@ -50,9 +54,30 @@ def test_pairs_that_were_never_neighbours() -> None:
     energies = []
     for d in (1.36, 1.38):
         graph = to_graph(Atoms("C2", [[0, 0, 0], [d, 0, 0]]), 4.0)
-        energies.append(never(graph, edge_vectors(graph)))
+        energies.append(never.near(graph, edge_vectors(graph)))
     assert energies[0] is not None
     assert energies[1] is None
+
+
+def test_what_the_model_is_shown() -> None:
+    """The distance itself where the wall begins, at rest from 0.8 of it on, with the right derivative between."""
+    outer = torch.ones(5, dtype=torch.float64)
+    d = torch.tensor([0.9999999, 0.97, 0.9, 0.8, 0.3], dtype=torch.float64, requires_grad=True)
+    shown, slope = held(d, outer)
+    (expected,) = torch.autograd.grad(shown.sum(), d)
+    torch.testing.assert_close(slope, expected)
+    assert shown[0].item() == pytest.approx(1)
+    assert shown[3].item() == shown[4].item() == pytest.approx(0.9)
+
+
+def test_gradient_of_what_the_model_is_shown() -> None:
+    graph = to_graph(Atoms("OHO", [[0, 0, 0], [0.7, 0.3, 0], [0.5, 1.7, 0]]), 4.0)
+    r_ij = edge_vectors(graph).requires_grad_()
+    near = WALL.near(graph, r_ij)
+    assert near is not None
+    g = torch.randn_like(r_ij)
+    (expected,) = torch.autograd.grad((near.seen(r_ij) * g).sum(), r_ij)
+    torch.testing.assert_close(near.gradient(r_ij.detach(), g), expected)
 
 
 def test_three_atoms_add() -> None:
