@@ -123,13 +123,19 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("kind", MODELS)
+QUICK = ("one_layer", "default")
+"""The others are compiled, half a minute each, when slow tests are asked for."""
+
+
+@pytest.mark.parametrize(
+    "kind", [k if k in QUICK else pytest.param(k, marks=pytest.mark.slow) for k in MODELS]
+)
 def test_models(kind: str) -> None:
     structures, elements = BATCHES["unlike"]
     check(make(elements, **MODELS[kind]), batch(structures))
 
 
-@pytest.mark.parametrize("kind", ["one_layer", "pairs", "default"])
+@pytest.mark.parametrize("kind", ["one_layer", pytest.param("pairs", marks=pytest.mark.slow), "default"])
 def test_models_of_one_element(kind: str) -> None:
     structures, elements = BATCHES["silicon"]
     check(make(elements, **MODELS[kind]), batch(structures))
