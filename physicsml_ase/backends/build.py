@@ -3,12 +3,15 @@
 import ctypes
 import functools
 import hashlib
+import logging
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+
+log = logging.getLogger("physicsml_ase")
 
 ALWAYS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math")
 """Nothing that would let the compiler think that there is no NaN."""
@@ -55,6 +58,7 @@ def cache_folder() -> Path:
 
 def _compile(command: str, code: Path, defines: list[str], to: Path) -> None:
     """Compile beside the library's place and rename: whoever else looks finds all of it or nothing."""
+    log.info("compiling the C++ kernel %s for this machine, once", code.stem)
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=to.parent, prefix="build-") as folder:
