@@ -226,6 +226,27 @@ def test_an_outlier_ruins_nothing(name: str, frame: int, tmp_path: Path) -> None
         assert with_outlier[key] < 1.15 * without[key]
 
 
+@pytest.mark.parametrize(
+    ("name", "frame"), [("outlier_force_1e6.xyz", 5), ("one_frame_energy_in_hartree.xyz", 11)]
+)
+def test_an_outlier_does_not_choose_the_weights(name: str, frame: int, tmp_path: Path) -> None:
+    """With one of the two validation frames an outlier, the chosen weights are as good as without it."""
+    frames = ase.io.read(BAD / name, ":")
+    clean = [atoms for k, atoms in enumerate(frames) if k != frame]
+    ase.io.write(tmp_path / "clean.xyz", clean[1:])
+    ase.io.write(tmp_path / "without.xyz", clean[:1])
+    ase.io.write(tmp_path / "with.xyz", [clean[0], frames[frame]])
+    errors = []
+    for validation in ("with", "without"):
+        folder, size = tmp_path / validation, ("model.channels=16", "model.layers=2", "trainer.max_epochs=25")
+        files = ("--train", tmp_path / "clean.xyz", "--validation", tmp_path / f"{validation}.xyz")
+        assert run("train", *files, "-o", folder, *TINY, *size).exit_code == 0
+        run("evaluate", folder / "model.ckpt", tmp_path / "clean.xyz", "-o", folder / "errors")
+        errors.append(json.loads((folder / "errors" / "metrics.json").read_text()))
+    for key in ("forces_rmse", "energy_per_atom_rmse"):
+        assert errors[0][key] < 1.15 * errors[1][key]
+
+
 def energy_forces_stress(
     models: Path, name: str, **settings: str
 ) -> list[tuple[float, np.ndarray, np.ndarray]]:
