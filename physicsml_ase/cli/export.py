@@ -20,7 +20,9 @@ def export(
     """Compile a model ahead of time into one file, which runs on machines without a compiler."""
     from physicsml_ase.backends.package import export_checkpoint
     from physicsml_ase.calculator import PhysicsMLCalculator, choose_device
+    from physicsml_ase.checkpoint import read_checkpoint
 
+    read_checkpoint(ckpt)  # what is none is told before the wait
     typer.echo("compiling, which takes about half a minute", err=True)
     about = export_checkpoint(ckpt, output, choose_device(device), dtype).about
     if PhysicsMLCalculator(output).backend != "aoti":
