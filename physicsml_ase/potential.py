@@ -56,7 +56,7 @@ class Potential(nn.Module):
             assert isinstance(last, nn.Linear)
             last.bias.data.add_(domain.energy_shift / domain.energy_scale)
         walled = self.has_energy and domain.short_range == "zbl" and bool(domain.shortest_distances)
-        self.wall = Wall(domain.shortest_distances, domain.elements) if walled else None
+        self.wall = Wall(domain.shortest_distances, domain.elements, domain.cutoff) if walled else None
         self.references = ReferenceEnergies(domain.atomic_energies)
 
     @property

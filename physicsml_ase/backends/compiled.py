@@ -112,6 +112,7 @@ def compiled_function(potential: Potential) -> Function:
     module = torch.compile(exported(potential).module(), dynamic=True, fullgraph=True)
 
     def function(inputs: list[Tensor]) -> Sequence[Tensor]:
+        """As `Step.forward`; raises `InputError` where the compiler fails."""
         try:
             with torch.no_grad():
                 return module(*inputs)

@@ -41,11 +41,14 @@ class Wall(Constants):
     """Repulsion below the shortest distance of each pair of elements, symbols "H-O" to Å.
 
     Pairs of `elements` without one, which were never neighbours, have the sum of their covalent radii in its place.
+    No wall begins beyond `cutoff` [Å], where there are no edges: its energy would jump there.
     """
 
     outer: Tensor
 
-    def __init__(self, shortest_distances: Mapping[str, float], elements: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, shortest_distances: Mapping[str, float], elements: tuple[int, ...] = (), cutoff: float = np.inf
+    ) -> None:
         super().__init__()
         outer = np.zeros((NUM_ELEMENTS, NUM_ELEMENTS))
         known = list(elements)
@@ -53,7 +56,7 @@ class Wall(Constants):
         for pair, distance in shortest_distances.items():
             a, b = (atomic_numbers[symbol] for symbol in pair.split("-"))
             outer[a, b] = outer[b, a] = MARGIN * distance
-        self.constant("outer", outer.ravel())
+        self.constant("outer", np.minimum(outer, cutoff).ravel())
 
     def near(self, graph: Graph, r_ij: Tensor) -> "Near | None":
         """The edges (E, 3) that are within the wall, None where there are none."""

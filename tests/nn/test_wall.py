@@ -59,6 +59,19 @@ def test_pairs_that_were_never_neighbours() -> None:
     assert energies[1] is None
 
 
+def test_ends_within_the_cutoff() -> None:
+    """Nine tenths of twice the covalent radius of Cs are 4.39 Å: beyond a cut-off of 4 Å there are no edges."""
+    never = Wall({"H-O": 1.0}, (1, 8, 55), 4.0).double()
+    energies = []
+    for d in (3.9999, 3.9):
+        graph = to_graph(Atoms("Cs2", [[0, 0, 0], [d, 0, 0]]), 4.0)
+        r_ij = edge_vectors(graph)
+        near = never.near(graph, r_ij)
+        assert near is not None
+        energies.append(never(near, r_ij, 2)[0].sum().item())
+    assert energies[0] < 1e-9 < energies[1]
+
+
 def test_what_the_model_is_shown() -> None:
     """The distance itself where the wall begins, at rest from 0.8 of it on, with the right derivative between."""
     outer = torch.ones(5, dtype=torch.float64)
