@@ -49,8 +49,8 @@ class Potential(nn.Module):
         self.has_energy = not labels or any(x.name in DERIVED and x.name not in self.headed for x in labels)
         self.explicit = getattr(self.model, "gives_gradient", False)
         """Whether the model returns its energy's gradient itself, so that nothing is differentiated for forces."""
-        own_energy = self.has_energy and not self.explicit
-        self.energy_head = mlp(scalars, scalars, 1) if own_energy else None
+        headless = self.explicit or getattr(self.model, "gives_energy", False)
+        self.energy_head = mlp(scalars, scalars, 1) if self.has_energy and not headless else None
         if self.energy_head is not None:
             last = self.energy_head[-1]
             assert isinstance(last, nn.Linear)
