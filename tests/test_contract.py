@@ -26,6 +26,7 @@ CUTOFF = 4.0
 SMALL = {
     "painn": {"channels": 12, "layers": 2, "num_radial": 8},
     "gaunt_ace": {"channels": 8, "num_radial": 6, "hidden": 12},
+    "tensor_net": {"hidden_channels": 8, "num_radial": 8},
 }
 """Hyperparameters that keep the tests quick; the defaults of an architecture not named here serve too."""
 KINDS = list(structures())

@@ -2,3 +2,4 @@
 
 from physicsml_ase.models import gaunt_ace as gaunt_ace
 from physicsml_ase.models import painn as painn
+from physicsml_ase.models import tensor_net as tensor_net

@@ -1,0 +1,181 @@
+"""TensorNet: messages that are 3x3 matrices of each channel.
+
+Simeon & de Fabritiis, NeurIPS 2023, arXiv:2306.06482. A matrix is the sum of a multiple of one, an antisymmetric and a
+symmetric traceless part, 1 + 3 + 5 numbers, here coefficients of an orthonormal basis, so that their squares add up to
+the Frobenius norm; whole matrices exist only where two of them are multiplied. Factors of messages depend on the
+distance alone: they are computed once for the two directions of a pair. Under O(3) the antisymmetric part is a polar
+vector, which is what labels with directions are read off.
+
+As in the authors' code (and unlike the paper) every atom is its own neighbour, at distance 0. The paper's cosine
+cut-off ends with a curvature that jumps, and forces with a kink; the default here is smooth, `cosine` is for imported
+weights.
+
+Shapes: N atoms, E edges, P pairs, F channels, K radial functions, Z elements; matrices are (9, N, F) in the basis.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from physicsml_ase.config import config, register_model
+from physicsml_ase.domain import Domain
+from physicsml_ase.graph import Graph
+from physicsml_ase.nn.elements import ElementIndex
+from physicsml_ase.nn.features import Features, NodeEmbedding, lengths_and_directions, segment_sum
+from physicsml_ase.nn.matrices import PARTS, Matrices, convolve
+from physicsml_ase.nn.pairs import Pairs, make_pairs
+from physicsml_ase.nn.smearing import CutoffKind, RadialKind, cutoff_function, radial_basis
+
+Group = Literal["O(3)", "SO(3)"]
+
+
+@config
+class TensorNetConfig:
+    """TensorNet (arXiv:2306.06482): accurate on molecules, with matrices in place of spherical harmonics."""
+
+    name: Literal["tensor_net"] = "tensor_net"
+    """Architecture."""
+    hidden_channels: PositiveInt = 64
+    """Channels of each atom, F."""
+    num_layers: PositiveInt = 2
+    """Interaction layers; information travels one cut-off more."""
+    num_radial: PositiveInt = 32
+    """Radial functions of each distance, K."""
+    radial_basis: RadialKind = "expnorm"
+    """Radial functions: Gaussians of exp(-d), Gaussians of d, or Bessel functions."""
+    trainable_radial: bool = False
+    """Whether places and widths of the radial functions are learned (not those of bessel)."""
+    equivariance_group: Group = "O(3)"
+    """SO(3) also tells mirror images apart."""
+    cutoff_function: CutoffKind = "smooth"
+    """What ends messages at the cut-off. cosine: the paper's, whose forces have a kink there."""
+
+
+class Embedding(nn.Module):
+    """Matrices of each atom from its neighbours' elements, distances and directions (eq. 5 to 9)."""
+
+    def __init__(self, config: TensorNetConfig, domain: Domain) -> None:
+        super().__init__()
+        f, k = config.hidden_channels, config.num_radial
+        self.elements = domain.elements
+        self.index = ElementIndex(domain.elements)
+        self.embed = NodeEmbedding(f, domain)
+        self.pair = nn.Linear(2 * f, f)
+        self.distance = nn.ModuleList(nn.Linear(k, f) for _ in PARTS)
+        self.norm = nn.LayerNorm(f)
+        self.scalars = nn.ModuleList([nn.Linear(f, 2 * f), nn.Linear(2 * f, 3 * f)])
+        self.mix = nn.ModuleList(nn.Linear(f, f, bias=False) for _ in PARTS)
+
+    def forward(self, graph: Graph, matrices: Matrices, u_ij: Tensor, radial: Tensor, itself: Tensor) -> Tensor:
+        """(9, N, F) from directions (E, 3) and, with the cut-off beside them, radial functions (E, K + 1); of the
+        atom itself (K + 1,)."""
+        i, j = graph.edge_index
+        n, num = graph.atomic_numbers.shape[0], self.index.num
+        place = self.index.places.index_select(0, graph.atomic_numbers)
+        density = (matrices.of_directions(u_ij)[:, :, None] * radial[:, None, :]).flatten(1)  # (E, 9 (K + 1))
+        if num == 1:
+            density = segment_sum(density, i, n)
+        else:
+            density = segment_sum(density, i * num + place.index_select(0, j), n * num)
+        density = density.view(n, num, 9, -1).permute(2, 0, 1, 3)  # (9, N, Z, K + 1)
+        own = nn.functional.one_hot(place, num).to(radial.dtype)[:, :, None] * (math.sqrt(3) * itself)
+        density = torch.cat([density[:1] + own, density[1:]])  # the atom's own part, a multiple of one
+        centre, neighbor = self._of_elements(graph)
+        x = []
+        for part, linear in zip(PARTS, self.distance):
+            weight = torch.cat([linear.weight, linear.bias[:, None]], dim=1).T  # (K + 1, F)
+            d = density[part]
+            by_pair = (neighbor[:, None, :] * weight).flatten(0, 1)  # (Z (K + 1), F)
+            x.append(d.sum(2) @ weight * centre + d.flatten(2) @ by_pair)
+        mixed = torch.cat([linear(a) for linear, a in zip(self.mix, x)])
+        s = self.norm(torch.cat(x).square().sum(0))
+        for linear in self.scalars:
+            s = nn.functional.silu(linear(s))
+        return mixed * matrices.for_all(s.unflatten(1, (3, -1)).transpose(0, 1))
+
+    def _of_elements(self, graph: Graph) -> tuple[Tensor, Tensor]:
+        """What a pair's features are the sum of: of the centre (N, F), and of the neighbour's element (Z, F)."""
+        of_centre, of_neighbor = self.pair.weight.chunk(2, dim=1)
+        table = self.embed.elements.weight
+        numbers = torch.tensor(self.elements, device=table.device)
+        elements = table.index_select(0, numbers)  # (Z, F)
+        z = self.embed(graph)  # (N, F)
+        centre = z @ of_centre.T + self.pair.bias
+        if self.embed.attrs is not None:  # which are the same for both atoms of a pair
+            centre = centre + (z - table.index_select(0, graph.atomic_numbers)) @ of_neighbor.T
+        return centre, elements @ of_neighbor.T
+
+
+class Interaction(nn.Module):
+    """Messages of neighbours, and matrix products with them (eq. 10 to 13)."""
+
+    def __init__(self, config: TensorNetConfig) -> None:
+        super().__init__()
+        f = config.hidden_channels
+        self.proper = config.equivariance_group == "SO(3)"
+        widths = [config.num_radial, f, 2 * f, 3 * f]
+        self.scalars = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:]))
+        self.before = nn.ModuleList(nn.Linear(f, f, bias=False) for _ in PARTS)
+        self.after = nn.ModuleList(nn.Linear(f, f, bias=False) for _ in PARTS)
+
+    def forward(
+        self, x: Tensor, graph: Graph, pairs: Pairs, matrices: Matrices, radial: Tensor, cutoff: Tensor
+    ) -> Tensor:
+        """(9, N, F) -> (9, N, F); radial functions (P, K) and cut-off (P, 1), the last of an atom and itself."""
+        factors = radial
+        for linear in self.scalars:
+            factors = nn.functional.silu(linear(factors))
+        factors = (factors * cutoff).unflatten(1, (3, -1))  # (P, 3, F)
+        x = x / (x.square().sum(0) + 1)
+        y = torch.cat([linear(x[part]) for linear, part in zip(self.before, PARTS)])
+        message = convolve(factors, y, graph, pairs) + y * matrices.for_all(factors[-1][:, None])
+        a, b = matrices.whole(y), matrices.whole(message)  # (3, 3, N, F)
+        product = matrices.parts(2 * matmul(a, b) if self.proper else matmul(a, b) + matmul(b, a))
+        product = product / (product.square().sum(0) + 1)
+        change = torch.cat([linear(product[part]) for linear, part in zip(self.after, PARTS)])
+        whole = matrices.whole(change)
+        return x + change + matrices.parts(matmul(whole, whole))
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """Products of the matrices of each channel, (3, 3, N, F) each."""
+    out = a[:, 0, None] * b[None, 0]
+    for k in (1, 2):
+        out = torch.addcmul(out, a[:, k, None], b[None, k])
+    return out
+
+
+@register_model(TensorNetConfig)
+class TensorNet(nn.Module):
+    """Scalars of each atom from the norms of its matrices, and vectors from their antisymmetric parts."""
+
+    def __init__(self, config: TensorNetConfig, domain: Domain) -> None:
+        super().__init__()
+        f = config.hidden_channels
+        self.num_node_scalars = self.num_node_vectors = f
+        self.matrices = Matrices()
+        self.cutoff = cutoff_function(config.cutoff_function, domain.cutoff)
+        self.radial = radial_basis(
+            config.radial_basis, config.num_radial, self.cutoff, config.trainable_radial
+        )
+        self.embedding = Embedding(config, domain)
+        self.layers = nn.ModuleList(Interaction(config) for _ in range(config.num_layers))
+        self.norm = nn.LayerNorm(3 * f)
+        self.out = nn.Linear(3 * f, f)
+
+    def forward(self, graph: Graph, r_ij: Tensor) -> Features:
+        pairs = make_pairs(graph)
+        d_ij, u_ij = lengths_and_directions(r_ij)
+        d = torch.cat([d_ij.index_select(0, pairs.edge), d_ij.new_zeros(1, 1)])  # (P, 1)
+        radial, cutoff = self.radial(d), self.cutoff(d)
+        ending = torch.cat([radial, torch.ones_like(cutoff)], dim=1) * cutoff  # (P, K + 1)
+        x = self.embedding(graph, self.matrices, u_ij, ending.index_select(0, pairs.of_edge), ending[-1])
+        for layer in self.layers:
+            x = layer(x, graph, pairs, self.matrices, radial, cutoff)
+        squares = x.square()
+        norms = torch.cat([squares[part].sum(0) for part in PARTS], dim=1)  # (N, 3F)
+        s = nn.functional.silu(self.out(self.norm(norms)))
+        return Features(node_scalars=s, node_vectors=x[PARTS[1]].transpose(0, 1))
