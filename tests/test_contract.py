@@ -27,6 +27,7 @@ SMALL = {
     "painn": {"channels": 12, "layers": 2, "num_radial": 8},
     "gaunt_ace": {"channels": 8, "num_radial": 6, "hidden": 12},
     "tensor_net": {"hidden_channels": 8, "num_radial": 8},
+    "nequip": {"num_layers": 3, "num_features": 6, "num_bessel": 5, "invariant_neurons": 8},
 }
 """Hyperparameters that keep the tests quick; the defaults of an architecture not named here serve too."""
 KINDS = list(structures())

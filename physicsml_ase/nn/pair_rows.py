@@ -1,0 +1,50 @@
+"""Edges in rows of slots (`nn.slots`), with what each slot reads of its pair (`nn.pairs`) and of its neighbour.
+
+Networks of the distance are evaluated once for each pair and gathered into slots; sums over neighbours are batched
+matrix products. Shapes: N atoms, E edges, P pairs, R rows of J slots, S = R J, M = (lmax + 1)^2 harmonics.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from physicsml_ase.graph import Graph
+from physicsml_ase.nn.pairs import make_pairs
+from physicsml_ase.nn.slots import Slots, make_slots
+
+
+class PairRows(NamedTuple):
+    """What is in each slot. Padding holds the pair of an atom and itself; harmonics of zero make it harmless."""
+
+    slots: Slots
+    edge: Tensor  # (P - 1,) int64, one edge of each pair; the last pair is that of an atom and itself
+    pair: Tensor  # (S,) int64, pair of each slot
+    neighbor: Tensor  # (S,) int64, atom of each slot
+
+    def of_pairs(self, d_ij: Tensor) -> Tensor:
+        """Distances of pairs, (E, 1) -> (P, 1)."""
+        return torch.cat([d_ij.index_select(0, self.edge), d_ij.new_zeros(1, 1)])
+
+    def fill(self, edges: Tensor) -> Tensor:
+        """Values of edges in rows, zero in padding, (E, F) -> (R, J, F)."""
+        if (
+            self.slots.row_atom is None and self.pair.shape[0] == edges.shape[0]
+        ):  # slots are the edges, in order
+            return edges.view(-1, self.slots.width, edges.shape[1])
+        return self.slots.fill(edges)
+
+    def sums(self, harmonics: Tensor, x: Tensor, num_atoms: int) -> Tensor:
+        """Sums over neighbours of Y_m x, from harmonics (R, M, J) and x (S, F) to (N, M, F)."""
+        rows, _, width = harmonics.shape
+        return self.slots.per_atom(harmonics @ x.view(rows, width, -1), num_atoms)
+
+
+def make_pair_rows(graph: Graph) -> PairRows:
+    """Rows of a graph's edges, which are sorted by centre."""
+    pairs, slots, j = make_pairs(graph), make_slots(graph), graph.edge_index[1]
+    num_slots = slots.reverse.shape[0]
+    if num_slots == j.shape[0]:  # no padding
+        return PairRows(slots, pairs.edge, pairs.of_edge, j)
+    pair = j.new_full((num_slots,), pairs.edge.shape[0]).index_copy(0, slots.slot, pairs.of_edge)
+    return PairRows(slots, pairs.edge, pair, j.new_zeros(num_slots).index_copy(0, slots.slot, j))
