@@ -17,7 +17,7 @@ LAYERS = [
     {"models"},
     {"potential"},
     {"checkpoint"},
-    {"data", "backends"},
+    {"data", "backends", "importers"},
     {"train", "calculator", "evaluate", "plots", "simulate"},
     {"api"},
     {"cli"},

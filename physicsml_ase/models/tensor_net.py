@@ -1,8 +1,8 @@
 """TensorNet: messages that are 3x3 matrices of each channel.
 
-Simeon & de Fabritiis, NeurIPS 2023, arXiv:2306.06482. A matrix is the sum of a multiple of one, an antisymmetric and a
-symmetric traceless part, 1 + 3 + 5 numbers, here coefficients of an orthonormal basis, so that their squares add up to
-the Frobenius norm; whole matrices exist only where two of them are multiplied. Factors of messages depend on the
+Simeon & de Fabritiis, NeurIPS 2023, arXiv:2306.06482. A matrix is the sum of a multiple of one, an antisymmetric and
+a symmetric traceless part, 1 + 3 + 5 numbers, here coefficients of an orthonormal basis, so that their squares add up
+to the Frobenius norm; whole matrices exist only where two of them are multiplied. Factors of messages depend on the
 distance alone: they are computed once for the two directions of a pair. Under O(3) the antisymmetric part is a polar
 vector, which is what labels with directions are read off.
 
@@ -17,7 +17,7 @@ import math
 from typing import Literal
 
 import torch
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from physicsml_ase.config import config, register_model
@@ -40,7 +40,7 @@ class TensorNetConfig:
     """Architecture."""
     hidden_channels: PositiveInt = 64
     """Channels of each atom, F."""
-    num_layers: PositiveInt = 2
+    num_layers: NonNegativeInt = 2
     """Interaction layers; information travels one cut-off more."""
     num_radial: PositiveInt = 32
     """Radial functions of each distance, K."""
@@ -64,12 +64,14 @@ class Embedding(nn.Module):
         self.index = ElementIndex(domain.elements)
         self.embed = NodeEmbedding(f, domain)
         self.pair = nn.Linear(2 * f, f)
-        self.distance = nn.ModuleList(nn.Linear(k, f) for _ in PARTS)
+        self.distance = nn.Linear(k, 3 * f)
         self.norm = nn.LayerNorm(f)
         self.scalars = nn.ModuleList([nn.Linear(f, 2 * f), nn.Linear(2 * f, 3 * f)])
         self.mix = nn.ModuleList(nn.Linear(f, f, bias=False) for _ in PARTS)
 
-    def forward(self, graph: Graph, matrices: Matrices, u_ij: Tensor, radial: Tensor, itself: Tensor) -> Tensor:
+    def forward(
+        self, graph: Graph, matrices: Matrices, u_ij: Tensor, radial: Tensor, itself: Tensor
+    ) -> Tensor:
         """(9, N, F) from directions (E, 3) and, with the cut-off beside them, radial functions (E, K + 1); of the
         atom itself (K + 1,)."""
         i, j = graph.edge_index
@@ -84,9 +86,9 @@ class Embedding(nn.Module):
         own = nn.functional.one_hot(place, num).to(radial.dtype)[:, :, None] * (math.sqrt(3) * itself)
         density = torch.cat([density[:1] + own, density[1:]])  # the atom's own part, a multiple of one
         centre, neighbor = self._of_elements(graph)
+        weights = torch.cat([self.distance.weight, self.distance.bias[:, None]], dim=1).T  # (K + 1, 3F)
         x = []
-        for part, linear in zip(PARTS, self.distance):
-            weight = torch.cat([linear.weight, linear.bias[:, None]], dim=1).T  # (K + 1, F)
+        for part, weight in zip(PARTS, weights.chunk(3, dim=1)):
             d = density[part]
             by_pair = (neighbor[:, None, :] * weight).flatten(0, 1)  # (Z (K + 1), F)
             x.append(d.sum(2) @ weight * centre + d.flatten(2) @ by_pair)

@@ -1,0 +1,1 @@
+"""Potentials of other codes turned into ours, their weights copied by name."""
