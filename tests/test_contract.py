@@ -25,6 +25,13 @@ from physicsml_ase.potential import Potential
 CUTOFF = 4.0
 SMALL = {
     "painn": {"channels": 12, "layers": 2, "num_radial": 8},
+    "mace": {
+        "hidden_irreps": "6x0e+6x1o",
+        "max_ell": 2,
+        "num_bessel": 4,
+        "mlp_irreps": "4x0e",
+        "radial_mlp": [8],
+    },
     "gaunt_ace": {"channels": 8, "num_radial": 6, "hidden": 12},
     "tensor_net": {"hidden_channels": 8, "num_radial": 8},
     "nequip": {"num_layers": 3, "num_features": 6, "num_bessel": 5, "invariant_neurons": 8},

@@ -1,6 +1,7 @@
 """The architectures, one file each; importing this package registers them all."""
 
 from physicsml_ase.models import gaunt_ace as gaunt_ace
+from physicsml_ase.models import mace as mace
 from physicsml_ase.models import nequip as nequip
 from physicsml_ase.models import painn as painn
 from physicsml_ase.models import tensor_net as tensor_net
