@@ -13,7 +13,7 @@
 // where its neighbour reads it, at the reverse edge, and so is the gradient to it: nothing is added to what another
 // thread may write, and sums run in the same order each time.
 //
-// Sizes are compiled in: REAL, CHANNELS, RADIAL, ELEMENTS, MAX_ELL, CORRELATION, MESSAGE_ELL, LAYERS, HIDDEN, and the
+// Sizes are compiled in: DOUBLE, CHANNELS, RADIAL, ELEMENTS, ELEMENT_CHANNELS (0: none), MAX_ELL, CORRELATION, MESSAGE_ELL, LAYERS, HIDDEN, and the
 // numbers of points on half the sphere POINTS (of layers that send) and POINTS_LAST. GCC's vector extensions, which
 // clang has too, are all that is asked of the compiler.
 
@@ -52,7 +52,10 @@ constexpr int LANES = BYTES / int(sizeof(real));
 constexpr int C = CHANNELS, K = RADIAL, Z = ELEMENTS, LMAX = MAX_ELL, NU = CORRELATION, L_SENT = MESSAGE_ELL;
 constexpr bool GATES = Z > 1;
 constexpr int M = square(LMAX + 1), ROWS_SENT = square(L_SENT + 1), DEGREES = LMAX + 1;
-constexpr int Q = Z * K, Q_PAD = padded(Q, LANES), H = HIDDEN, H_PAD = padded(H, LANES);
+// Channels of neighbours' elements: one for each element, or learned mixtures of them.
+constexpr bool MIXTURES = ELEMENT_CHANNELS > 0;
+constexpr int W = MIXTURES ? ELEMENT_CHANNELS : Z;
+constexpr int Q = W * K, Q_PAD = padded(Q, LANES), H = HIDDEN, H_PAD = padded(H, LANES);
 constexpr int M_PAD = padded(M, LANES), RADII = (L_SENT + 1) * C, NC = NU * C;
 constexpr int B = 4;  // BLOCK
 
@@ -487,12 +490,14 @@ struct Arena {  // pieces of one buffer
 };
 
 struct Weights {
+    real* mixture;       // (element, W)
     real* density_gate;  // (degree, element, Q)
     Layer layers[LAYERS];
 
     // run(piece, rows, width, padded width, factor)
     template <class F>
     void each(real scale, F&& run) {
+        if (MIXTURES) run(mixture, Z, W, W, real(1));
         if (GATES) run(density_gate, DEGREES * Z, Q, Q_PAD, real(1));
         for (int t = 0; t < LAYERS; t++) {
             Layer& layer = layers[t];
@@ -712,33 +717,60 @@ struct Worker {
         }
     }
 
-    void sum_density() {
+    // Density of an atom's neighbours of each element: run(z, sum), where sum(m, k, part) is a number.
+    template <class F>
+    void each_element(int a, F&& run) const {
         constexpr int WIDTH = padded(P * K, LANES), NARROW = padded(K, LANES);
+        alignas(64) real radial[LANES * WIDTH] = {}, sums[M * WIDTH], change[M * NARROW];
+        const auto sum = [&](int m, int k, int part) {
+            return part ? sums[m * WIDTH + K + k] + change[m * NARROW + k] : sums[m * WIDTH + k];
+        };
+        bool add = false;
+        each_run(a, [&](int z, int e, int count, bool last) {
+            const Edges& here = edges(a)[e / LANES];
+            const int lane = e % LANES;
+            for (int k = 0; k < K; k++)
+                for (int n = 0; n < count; n++) {
+                    radial[n * WIDTH + k] = here.radial[k][lane + n];
+                    if (P == 2) radial[n * WIDTH + K + k] = here.radial_dot[k][lane + n];
+                }
+            multiply<WIDTH>(M, lanes(here.y) + lane, LANES, 1, radial, WIDTH, count, sums, WIDTH, add);
+            if (P == 2) multiply<NARROW>(M, lanes(here.y_dot) + lane, LANES, 1, radial, WIDTH, count, change, NARROW, add);
+            add = !last;
+            if (last) run(z, sum);
+        });
+    }
+    void sum_density() {
         real* d = density();
         std::memset(d, 0, M * MQ * sizeof(real));
-        alignas(64) real radial[LANES * WIDTH] = {}, sums[M * WIDTH], change[M * NARROW];
-        for (int a = 0; a < B; a++) {
-            bool add = false;
-            each_run(a, [&](int z, int e, int count, bool last) {
-                const Edges& here = edges(a)[e / LANES];
-                const int lane = e % LANES;
-                for (int k = 0; k < K; k++)
-                    for (int n = 0; n < count; n++) {
-                        radial[n * WIDTH + k] = here.radial[k][lane + n];
-                        if (P == 2) radial[n * WIDTH + K + k] = here.radial_dot[k][lane + n];
-                    }
-                multiply<WIDTH>(M, lanes(here.y) + lane, LANES, 1, radial, WIDTH, count, sums, WIDTH, add);
-                if (P == 2) multiply<NARROW>(M, lanes(here.y_dot) + lane, LANES, 1, radial, WIDTH, count, change, NARROW, add);
-                add = !last;
-                if (!last) return;
+        for (int a = 0; a < B; a++)
+            each_element(a, [&](int z, auto&& sum) {
                 for (int m = 0; m < M; m++)
-                    for (int k = 0; k < K; k++) {
-                        real* to = d + m * MQ + a * Q_PAD + z * K + k;
-                        to[0] = sums[m * WIDTH + k];
-                        if (P == 2) to[B * Q_PAD] = sums[m * WIDTH + K + k] + change[m * NARROW + k];
+                    for (int part = 0; part < P; part++) {
+                        real* to = d + m * MQ + part * B * Q_PAD + a * Q_PAD;
+                        if constexpr (MIXTURES) {
+                            for (int w = 0; w < W; w++)
+                                for (int k = 0; k < K; k++) to[w * K + k] += weights.mixture[z * W + w] * sum(m, k, part);
+                        } else {
+                            for (int k = 0; k < K; k++) to[z * K + k] = sum(m, k, part);
+                        }
                     }
             });
-        }
+    }
+    // Gradient to the mixtures, from that to the density before factors.
+    void learn_mixture() {
+        const real* g = g_density();
+        for (int a = 0; a < B; a++)
+            each_element(a, [&](int z, auto&& sum) {
+                real total[W] = {};
+                for (int m = 0; m < M; m++)
+                    for (int part = 0; part < P; part++) {
+                        const real* from = g + m * MQ + part * B * Q_PAD + a * Q_PAD;
+                        for (int w = 0; w < W; w++)
+                            for (int k = 0; k < K; k++) total[w] += from[w * K + k] * sum(m, k, part);
+                    }
+                for (int w = 0; w < W; w++) own.gradient.mixture[z * W + w] += total[w];
+            });
     }
 
     // Factors by element: x of each row (m, part) of a block times its factors, `of` maps a row m to them.
@@ -1091,7 +1123,7 @@ struct Worker {
         for (int l = 0; l <= LMAX; l++) {
             const int row = FELT.first[l], rows = (2 * l + 1) * PB;
             const real* g = g_mixed + row * MC;
-            if constexpr (P == 1 || GATES)
+            if constexpr (P == 1 || GATES || MIXTURES)
                 multiply<Q_PAD>(rows, g, C, 1, layer.mix_density_T + l * C * Q_PAD, Q_PAD, C, g_density() + row * MQ, Q_PAD, !LAST<T>);
             if constexpr (T > 0)
                 multiply<C>(rows, g, C, 1, layer.mix_message_T + l * C * C, C, C, g_message + row * MC, C);
@@ -1104,14 +1136,20 @@ struct Worker {
         if constexpr (T > 0) reverse_hear<T>();
         if constexpr (T == 0 && P == 2 && GATES)
             learn_gate<Q_PAD, Q_PAD>(M, density(), g_density(), by_degree(own.gradient.density_gate, Q_PAD));
+        if constexpr (T == 0 && (P == 1 || MIXTURES)) {
+            real* g_d = g_density();
+            if (GATES) gate<Q_PAD, Q_PAD>(M, g_d, g_d, by_degree(weights.density_gate, Q_PAD));
+        }
+        if constexpr (T == 0 && P == 2 && MIXTURES) learn_mixture();
         if constexpr (T == 0 && P == 1) reverse_density();
         if constexpr (P == 1) give();
     }
 
     void reverse_density() {
-        real* g_d = g_density();
-        if (GATES) gate<Q_PAD, Q_PAD>(M, g_d, g_d, by_degree(weights.density_gate, Q_PAD));
-        for (int a = 0; a < B; a++)
+        const real* g_d = g_density();
+        for (int a = 0; a < B; a++) {
+            alignas(64) real of_element[M * K];  // gradient to the density of one element
+            int taken = -1;
             each_run(a, [&](int z, int e, int count, bool) {
                 const Edges& here = edges(a)[e / LANES];
                 EdgesGradient& to = gradients(a)[e / LANES];
@@ -1122,8 +1160,17 @@ struct Worker {
                     radial[k] = inside ? here.radial[k] : V{};
                     slope[k] = inside ? here.radial_dot[k] : V{};
                 }
+                if (MIXTURES && z != taken) {
+                    taken = z;
+                    for (int m = 0; m < M; m++)
+                        for (int k = 0; k < K; k++) {
+                            real total = 0;
+                            for (int w = 0; w < W; w++) total += weights.mixture[z * W + w] * g_d[m * MQ + a * Q_PAD + w * K + k];
+                            of_element[m * K + k] = total;
+                        }
+                }
                 for (int m = 0; m < M; m++) {
-                    const real* g = g_d + m * MQ + a * Q_PAD + z * K;
+                    const real* g = MIXTURES ? of_element + m * K : g_d + m * MQ + a * Q_PAD + z * K;
                     V of_y = {}, of_slope = {};
                     for (int k = 0; k < K; k++) {
                         of_y += g[k] * radial[k];
@@ -1134,6 +1181,7 @@ struct Worker {
                 }
                 to.along += along;
             });
+        }
     }
     // Adds to the gradient to pair vectors.
     void give() {

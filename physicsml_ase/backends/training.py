@@ -35,8 +35,6 @@ def training_kernel_reason(model: nn.Module) -> str | None:
         return f"the training kernel is for CPUs, and the model is on {weight.device.type}"
     if model.attrs.num:
         return "the training kernel does not know attributes of structures"
-    if model.neighbor_channels is not None:
-        return "the training kernel does not learn mixtures of elements (element_channels)"
     if channels % 16:
         return f"the training kernel is for multiples of 16 channels, and this model has {channels}"
     if model.geometry.sphere.lmax > 4:
@@ -204,7 +202,7 @@ def _batch(plan: Plan, r_ij: Tensor, displacement: Tensor | None) -> _Batch:
 
 def _parameters(model: GauntACE) -> list[nn.Parameter]:
     """The model's parameters in the kernel's order."""
-    found = [model.density_gate.table]
+    found = [model.neighbor_channels, model.density_gate.table]
     for layer in model.in_order():
         found += [None if layer.message is None else layer.message.radial, layer.mix_density.weight]
         found += [None if layer.mix_message is None else layer.mix_message.weight]
@@ -232,6 +230,7 @@ def _sizes(model: GauntACE) -> dict[str, int]:
         "CHANNELS": first.mix_density.weight.shape[2],
         "RADIAL": model.geometry.num_radial,
         "ELEMENTS": model.index.num,
+        "ELEMENT_CHANNELS": 0 if model.neighbor_channels is None else model.neighbor_channels.shape[1],
         "MAX_ELL": model.geometry.sphere.lmax,
         "CORRELATION": first.product.nu,
         "MESSAGE_ELL": max(last.message.degrees) if last.message is not None else 0,
