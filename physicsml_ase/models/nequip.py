@@ -22,6 +22,7 @@ from physicsml_ase.nn.couplings import Irrep, MulIrrep
 from physicsml_ase.nn.elements import FEW, ElementIndex
 from physicsml_ase.nn.features import Features, NodeEmbedding, lengths_and_directions
 from physicsml_ase.nn.harmonics import EdgeHarmonics
+from physicsml_ase.nn.nuclear import nuclear_repulsion
 from physicsml_ase.nn.pair_rows import make_pair_rows
 
 SILU, TANH = 1.6791767923989418, 1.5937334472592695
@@ -65,6 +66,8 @@ class NequIPConfig:
     """Hidden layers of the energy's readout."""
     readout_neurons: PositiveInt | None = None
     """Width of each of them. none: as many as scalar channels."""
+    zbl: bool = False
+    """Whether the screened repulsion of nuclei (ZBL) is added, at all distances within the cut-off."""
     trainable_scales: bool = False
     """Whether each element's scale of the energy is learned."""
     trainable_shifts: bool = True
@@ -159,6 +162,7 @@ class NequIP(nn.Module):
         ones, shift = torch.ones(self.index.num, 1), domain.energy_shift / domain.energy_scale
         self.scales = nn.Parameter(ones, requires_grad=config.trainable_scales)
         self.shifts = nn.Parameter(ones * shift, requires_grad=config.trainable_shifts)
+        self.cutoff, self.repulsion = cutoff, 1 / domain.energy_scale if config.zbl else None
         self.num_node_scalars = muls[0]
         # the last layer has only scalars: vectors are those that it reads
         self.vectors = next((k for k, (_, ir) in enumerate(features[-2]) if ir == VECTOR), None)
@@ -172,19 +176,18 @@ class NequIP(nn.Module):
         if self.by_element:
             table = self.embed.elements(self.elements)
             attrs = elements.one_hot if self.index.num > 1 else None
-        edges = self._edges(graph, r_ij)
+        d_ij, u_ij = lengths_and_directions(r_ij)
+        rows = make_pair_rows(graph)
+        harmonics = rows.fill(self.harmonics(u_ij) * self.scale).mT  # (R, M, J)
+        edges = Edges(harmonics, self.basis(rows.of_pairs(d_ij)), rows)
         for layer in self.layers:
             x, read = layer(x, edges, attrs, table), x
         s = x[0][:, 0]  # (N, C)
         scales, shifts = (elements.pick(t)[:, 0] for t in (self.scales, self.shifts))
         energy = self.readout(s)[:, 0] * scales + shifts
+        if self.repulsion is not None:
+            energy = energy + nuclear_repulsion(graph, d_ij, self.cutoff) * self.repulsion
         return Features(s, None if self.vectors is None else read[self.vectors], node_energy=energy)
-
-    def _edges(self, graph: Graph, r_ij: Tensor) -> Edges:
-        rows = make_pair_rows(graph)
-        d_ij, u_ij = lengths_and_directions(r_ij)
-        harmonics = rows.fill(self.harmonics(u_ij) * self.scale)  # (R, J, M)
-        return Edges(harmonics.mT, self.basis(rows.of_pairs(d_ij)), rows)
 
 
 def channels(config: NequIPConfig) -> tuple[int, ...]:

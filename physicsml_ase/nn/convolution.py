@@ -146,6 +146,7 @@ class SelfConnection(nn.Module):
         super().__init__()
         sources = {ir: k for k, (_, ir) in enumerate(features)}
         self.sources = tuple(sources.get(ir) for _, ir in targets)
+        self.irreps = tuple(ir for _, ir in targets if ir in sources)
         weights = []
         for source, (mul, _) in zip(self.sources, targets):
             if source is not None:

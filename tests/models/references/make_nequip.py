@@ -4,6 +4,7 @@ In an environment with nequip (and nequip-allegro).
 """
 
 import json
+import runpy
 import sys
 import warnings
 from pathlib import Path
@@ -13,9 +14,7 @@ from ase import Atoms
 from peer import edges, evaluated, write
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "physicsml_ase" / "importers"))
-from dump_nequip import describe  # noqa: E402
-
+DUMP = Path(__file__).parents[3] / "physicsml_ase" / "importers" / "dump_nequip.py"
 TYPES = ["O", "H", "C", "N"]  # in no order
 COMMON = {
     "seed": 0,
@@ -64,14 +63,18 @@ def main(path: Path, architecture: str, settings: list[str]) -> None:
     model = Model(**args, compile_mode="eager").eval()
     for parameter in model.parameters():  # so that files are small
         parameter.data = parameter.data.float().double()
-    meta, state = describe(model)
+    meta, state = runpy.run_path(str(DUMP))["describe"](model)
 
     def energy(atoms: Atoms, positions: Tensor, cell: Tensor) -> Tensor:
         index, shift = edges(atoms, args["r_max"])
         images = torch.round(shift @ torch.linalg.pinv(torch.from_numpy(atoms.cell.array)))
         types = torch.tensor([TYPES.index(symbol) for symbol in atoms.symbols])
         data = {"pos": positions, "cell": cell[None], "edge_cell_shift": images, "edge_index": index}
-        data |= {"atom_types": types, "batch": torch.zeros_like(types), "num_atoms": torch.tensor([len(atoms)])}
+        data |= {
+            "atom_types": types,
+            "batch": torch.zeros_like(types),
+            "num_atoms": torch.tensor([len(atoms)]),
+        }
         return model(data)["total_energy"]
 
     write(path, meta, state, evaluated(energy))
