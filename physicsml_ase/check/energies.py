@@ -1,0 +1,204 @@
+"""Energies: per atom or of the whole, their unit, those far from all others. S frames, Z elements.
+
+What an element contributes is found by a fit that half the frames being wrong can not move: of many fits to a few
+frames each, the one with the least 45th percentile of the residuals (Rousseeuw 1984).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from ase.units import Hartree, kcal, kJ, mol
+
+from physicsml_ase.check.findings import Finding, Places
+from physicsml_ase.check.frame import Floats, Frame
+
+TRIALS = 300
+ENOUGH = 2000
+"""Frames in the fit."""
+COVERED = 0.45
+DEVIATIONS, LEAST = 25.0, 1.0
+"""An energy is far from the others by so many of the percentile above, and at least by this [eV/atom]."""
+LIGHT = (0, 0.5, 2.904, 7.478, 14.667, 24.654, 37.845, 54.589, 75.067, 99.734, 128.94)
+"""Energies of light atoms [Hartree] by atomic number (exact, non-relativistic)."""
+UNITS = {"Hartree": 1 / Hartree, "kcal/mol": mol / kcal, "kJ/mol": mol / kJ}
+"""Numbers in these units for one eV."""
+ALL_ELECTRON = 0.04
+"""Part by which the energy of all electrons differs at most from the sum over atoms."""
+COHESION = (-15.0, 3.0)
+"""Energies of an atom in a structure beyond that of the isolated atom [eV] which occur."""
+
+
+class Table(NamedTuple):
+    """Energies and compositions of the frames that have both, without isolated atoms."""
+
+    energy: Floats  # (S,)
+    counts: Floats  # (S, Z)
+    elements: tuple[int, ...]
+    places: list[tuple[str, int, str]]
+
+    @property
+    def sizes(self) -> Floats:
+        """Atoms of each frame, (S,)."""
+        return np.asarray(self.counts.sum(1))
+
+
+class Energies:
+    """Energies and compositions of all frames, as they come by."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, int, str, float]] = []
+        self.compositions: list[dict[int, int]] = []
+        self.isolated: dict[int, list[float]] = {}
+
+    def see(self, frame: Frame) -> None:
+        """One more frame."""
+        if not np.isfinite(frame.energy) or frame.pairs is None:
+            return
+        z, counts = np.unique(frame.atoms.numbers, return_counts=True)
+        if not len(frame.pairs.i):
+            if len(frame.atoms) == 1:
+                self.isolated.setdefault(int(z[0]), []).append(frame.energy)
+            return
+        self.rows.append((frame.set_, frame.index, frame.where, frame.energy))
+        self.compositions.append(dict(zip(z.tolist(), counts.tolist())))
+
+    def table(self) -> Table:
+        """What was seen."""
+        elements = tuple(sorted({z for composition in self.compositions for z in composition}))
+        counts = np.zeros((len(self.rows), len(elements)))
+        for row, composition in zip(counts, self.compositions):
+            for z, n in composition.items():
+                row[elements.index(z)] = n
+        places = [(set_, index, where) for set_, index, where, _ in self.rows]
+        return Table(np.array([row[-1] for row in self.rows]), counts, elements, places)
+
+    def findings(self) -> list[Finding]:
+        """What was found."""
+        table = self.table()
+        if not len(table.energy):
+            return []
+        found = absolute_unit(table)
+        if len(table.energy) >= 6:
+            per_atom = per_atom_energies(table)
+            found += per_atom or outlying(table)
+            if not per_atom and not found:
+                found += self._references(table)
+        return found
+
+    def _references(self, table: Table) -> list[Finding]:
+        """Whether the isolated atoms are of the same kind as the rest."""
+        if not set(table.elements) <= set(self.isolated):
+            return []
+        single = np.array([np.median(self.isolated[z]) for z in table.elements])
+        cohesion = float(np.median((table.energy - table.counts @ single) / table.sizes))
+        if COHESION[0] < cohesion < COHESION[1]:
+            return []
+        return [
+            Finding(
+                "warning",
+                "isolated-atoms",
+                f"structures have {cohesion:+.4g} eV/atom beyond the isolated atoms in the data, which is no bonding",
+                "are the isolated atoms of the same unit and method as the rest? reference energies come from them",
+                evidence={"cohesion": cohesion},
+            )
+        ]
+
+
+def composition_fit(per_atom: Floats, fractions: Floats) -> tuple[Floats, float]:
+    """Energy of each element (Z,) from energies (S,) of compositions (S, Z), and the percentile of the residuals."""
+    step = max(1, -(-len(per_atom) // ENOUGH))
+    x, y = fractions[::step], per_atom[::step]
+    rng = np.random.default_rng(0)
+    few = min(len(y), x.shape[1] + 1)
+    best: np.ndarray = np.zeros(x.shape[1])
+    least = np.inf
+    kinds = np.unique(x, axis=0)
+    for trial in range(TRIALS if len(kinds) > 1 else 60):
+        rows = rng.choice(len(y), few, replace=False) if trial else np.arange(len(y))
+        middle = float(np.median(y[rows]))
+        solution = middle + np.linalg.lstsq(x[rows], y[rows] - middle, rcond=1e-6)[0]
+        quantile = float(np.quantile(np.abs(y - x @ solution), COVERED))
+        if quantile < least:
+            best, least = solution, quantile
+    for _ in range(3):
+        near = np.abs(y - x @ best) <= max(6 * least, 1e-9)
+        middle = float(y[near].mean())
+        best = middle + np.linalg.lstsq(x[near], y[near] - middle, rcond=1e-6)[0]
+        least = float(np.quantile(np.abs(y - x @ best), COVERED))
+    return best, least
+
+
+def outlying(table: Table) -> list[Finding]:
+    """Frames whose energy is far from that of all others."""
+    sizes = table.sizes
+    fractions, per_atom = table.counts / sizes[:, None], table.energy / sizes
+    solution, spread = composition_fit(per_atom, fractions)
+    expected = fractions @ solution
+    away = per_atom - expected
+    far = np.flatnonzero(np.abs(away) > max(DEVIATIONS * spread, LEAST))
+    if not len(far):
+        return []
+    places = Places()
+    for k in far[np.argsort(-np.abs(away[far]), kind="stable")].tolist():
+        set_, index, where = table.places[k]
+        places.put(set_, index, where, f"{away[k]:+.4g} eV/atom")
+    ratio = float(np.median(per_atom[far] / expected[far]))
+    unit = next((name for name, r in UNITS.items() if abs(ratio / r - 1) < 0.02), None)
+    inverse = next((name for name, r in UNITS.items() if abs(ratio * r - 1) < 0.02), None)
+    as_if = f", as if in {unit}" if unit else f", as if the others were in {inverse}" if inverse else ""
+    return places.finding(
+        "warning",
+        "energy-outliers",
+        f"{{n}} with an energy far from the others{as_if}",
+        "remove them or correct their unit"
+        if as_if
+        else "failed calculations or another method: look at them",
+        ratio=ratio,
+        spread=spread,
+    )
+
+
+def per_atom_energies(table: Table) -> list[Finding]:
+    """Energies that do not grow with the number of atoms are per atom."""
+    sizes = table.sizes
+    if len(sizes) < 10 or np.quantile(sizes, 0.9) < 1.5 * np.quantile(sizes, 0.1):
+        return []
+    fractions = table.counts / sizes[:, None]
+    of_total = composition_fit(table.energy / sizes, fractions)[1]
+    of_atom = composition_fit(table.energy, fractions)[1]
+    if of_atom > 0.2 * of_total:
+        return []
+    return [
+        Finding(
+            "error" if of_atom < 0.03 * of_total and len(sizes) >= 20 else "warning",
+            "energy-per-atom",
+            "energies do not grow with the number of atoms: they are per atom",
+            "multiply each by its number of atoms; energies are those of the whole structure",
+            evidence={"spread_as_total": of_total, "spread_as_per_atom": of_atom},
+        )
+    ]
+
+
+def absolute_unit(table: Table) -> list[Finding]:
+    """Whether the energies are those of all electrons, in another unit than eV."""
+    atoms = np.array([all_electron_energy(z) for z in table.elements])
+    ratio = float(np.median(table.energy / (table.counts @ atoms)))
+    unit = next((name for name, r in UNITS.items() if abs(ratio / r - 1) < ALL_ELECTRON), None)
+    if unit is None:
+        return []
+    return [
+        Finding(
+            "warning",
+            "energy-unit",
+            f"energies are in {unit}, not eV: they are {ratio:.4g} times those of all electrons of the atoms in eV",
+            f"multiply them by {1 / UNITS[unit]:.6g}",
+            evidence={"ratio": ratio},
+        )
+    ]
+
+
+def all_electron_energy(z: int) -> float:
+    """Energy of an atom's electrons [eV], to about a percent: Thomas-Fermi, corrected (Schwinger 1981)."""
+    if z < len(LIGHT):
+        return -LIGHT[z] * Hartree
+    return float(-0.768745 * z ** (7 / 3) + 0.5 * z**2 - 0.269900 * z ** (5 / 3)) * Hartree

@@ -1,0 +1,83 @@
+"""A small linear potential, fitted to the forces alone in two halves, that tells what the other labels should be.
+
+Each half of the frames is predicted by the fit to the other half. The energies and virials that follow have
+the unit and sign of the forces, whatever they are. S frames, P features.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from physicsml_ase.check.basis import design, layout
+from physicsml_ase.check.frame import Floats, Frame
+
+RIDGE = 1e-3
+RARE = 0.03
+FOLDS = 2
+ROUNDS = 3
+
+
+class Probe(NamedTuple):
+    """What the fit says of each frame, beside what the labels say."""
+
+    frames: list[Frame]  # (S,)
+    energy: Floats  # (S,), up to a sum over atoms
+    virial: Floats  # (S, 6)
+    correlation: float  # of predicted and labelled force components, over all
+    overlap: Floats  # sum of predicted times labelled components, (S,)
+    forces: list[Floats]  # (N, 3) each
+    predicted_square: Floats  # (S,)
+    label_square: Floats  # (S,)
+
+
+def probe(frames: Sequence[Frame], cutoff: float) -> Probe | None:
+    """Fit to the frames that have forces; None where there are too few."""
+    chosen = [f for f in frames if f.forces is not None and f.forces.any() and f.pairs and len(f.pairs.i)]
+    if len(chosen) < FOLDS:
+        return None
+    columns = layout(chosen, cutoff)
+    if not columns.size:
+        return None
+    designs = [design(frame, columns) for frame in chosen]
+    labels = [np.asarray(frame.forces, dtype=np.float64).ravel() for frame in chosen]
+    square = np.array([float(y @ y) for y in labels])
+    sizes = np.array([len(y) for y in labels])
+    weight = 1 / np.maximum(np.sqrt(square / sizes), np.median(np.sqrt(square / sizes)))
+    for _ in range(ROUNDS):
+        sums = [np.zeros((columns.size, columns.size + 1)) for _ in range(FOLDS)]
+        for s, (one, y) in enumerate(zip(designs, labels)):
+            rows = one.forces * np.float32(weight[s])
+            sums[s % FOLDS][:, :-1] += rows.T @ rows
+            sums[s % FOLDS][:, -1] += rows.T @ (y * weight[s])
+        whole = np.sum(sums, axis=0)
+        coefficients = [_solve(whole - part) for part in sums]
+        predicted = [
+            designs[s].forces @ coefficients[s % FOLDS].astype(np.float32) for s in range(len(chosen))
+        ]
+        rest = np.array([np.sqrt(np.mean((y - p) ** 2)) for y, p in zip(labels, predicted)])
+        weight = 1 / np.maximum(rest, max(np.median(rest), 1e-12))
+    fit = _solve(whole)
+    overlap = np.array([float(p @ y) for p, y in zip(predicted, labels)])
+    predicted_square = np.array([float(p @ p) for p in predicted])
+    inliers = rest <= 3 * np.median(rest)
+    total = np.sqrt(predicted_square[inliers].sum() * square[inliers].sum())
+    return Probe(
+        frames=list(chosen),
+        energy=np.array([designs[s].energy @ fit for s in range(len(chosen))]),
+        virial=np.array([designs[s].virial @ fit for s in range(len(chosen))]),
+        correlation=float(overlap[inliers].sum() / total) if total else 0.0,
+        overlap=overlap,
+        forces=[(one.forces @ fit.astype(np.float32)).reshape(-1, 3).astype(np.float64) for one in designs],
+        predicted_square=predicted_square,
+        label_square=square,
+    )
+
+
+def _solve(normal: Floats) -> Floats:
+    """Ridge regression from the normal equations, (P, P + 1) -> (P,)."""
+    gram, right = normal[:, :-1], normal[:, -1]
+    diagonal = np.diagonal(gram)
+    scale = np.sqrt(diagonal + RARE * diagonal.mean())  # what is hardly seen is hardly fitted
+    gram = gram / scale[:, None] / scale + RIDGE * np.eye(len(gram))
+    return np.asarray(np.linalg.solve(gram, right / scale) / scale)

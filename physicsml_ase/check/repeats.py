@@ -1,0 +1,187 @@
+"""Frames that occur twice, whatever their order of atoms, orientation or choice of cell; also across the sets.
+
+A frame leaves a fingerprint of a few numbers: sums over atoms of smooth functions of the pair distances. Equal
+structures have equal ones; near fingerprints are looked at again, distance by distance. S frames, K numbers.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from ase import Atoms
+from scipy.spatial import cKDTree
+
+from physicsml_ase.check.findings import Finding, Places
+from physicsml_ase.check.frame import Floats, Frame
+from physicsml_ase.neighbors.pairs import find_pairs
+
+REACH = 4.5
+"""Distances in a fingerprint [Å], or the cut-off where that is less."""
+DECAYS = np.array([0.0, 0.5, 1.0, 2.0])
+SAME, NEAR = 0.002, 0.02
+"""Largest difference of sorted distances [Å] of equal frames; mean difference of near ones."""
+CLOSE = 0.02
+"""Difference of fingerprints up to which frames are compared."""
+COMPARED = 600
+"""Pairs of frames that are compared distance by distance."""
+OTHER_ENERGY = 2e-3
+"""Energies of equal frames differ by no more [eV/atom]."""
+
+
+class Repeats:
+    """Fingerprints of all frames."""
+
+    def __init__(self, cutoff: float) -> None:
+        self.reach = min(cutoff, REACH)
+        self.prints: list[Floats] = []
+        self.places: list[tuple[str, int, str]] = []
+        self.energies: list[float] = []
+
+    def see(self, frame: Frame) -> None:
+        """One more frame."""
+        if frame.pairs is None or not len(frame.pairs.i):
+            return
+        self.prints.append(fingerprint(frame, self.reach).astype(np.float32))
+        self.places.append((frame.set_, frame.index, frame.where))
+        self.energies.append(frame.energy / len(frame.atoms))
+
+    def findings(self, read: Callable[[str, int], Atoms]) -> list[Finding]:
+        """What was found; `read` gives a frame of a set again."""
+        if len(self.prints) < 2:
+            return []
+        prints = np.array(self.prints, dtype=np.float64)
+        sets = np.array([set_ for set_, _, _ in self.places])
+        found = list[Finding]()
+        for set_ in dict.fromkeys(sets.tolist()):
+            of = np.flatnonzero(sets == set_)
+            found += self._within(prints, of, read)
+            if set_ != "train" and (sets == "train").any():
+                found += self._leaked(prints, of, np.flatnonzero(sets == "train"), set_, read)
+        return found
+
+    def _within(self, prints: Floats, of: np.ndarray, read: Callable[[str, int], Atoms]) -> list[Finding]:
+        """Frames of one set that are like an earlier one of it."""
+        if len(of) < 2:
+            return []
+        distance, other = cKDTree(prints[of]).query(prints[of], k=2, distance_upper_bound=CLOSE)
+        pairs = [
+            (float(d), int(of[k]), int(of[j]))
+            for k in range(len(of))
+            for d, j in zip(distance[k], other[k])
+            if np.isfinite(d) and j != k
+        ]
+        same, near = self._compared([(d, max(a, b), min(a, b)) for d, a, b in pairs], read)
+        set_ = self.places[of[0]][0]
+        found = same.finding(
+            "note" if len(same) < 0.05 * len(of) else "warning",
+            "duplicates",
+            f"{{n}} of {len(of)} ({set_}) that occur before, turned, mirrored or reordered perhaps",
+            "they teach nothing new and count more than others: keep one of each",
+        )
+        found += near.finding(
+            "note",
+            "near-duplicates",
+            f"{{n}} of {len(of)} ({set_}) within {NEAR} Å of another",
+            "as in steps of one trajectory: fewer would teach the same",
+        )
+        return found + self._disagreeing(same)
+
+    def _leaked(
+        self, prints: Floats, of: np.ndarray, train: np.ndarray, set_: str, read: Callable[[str, int], Atoms]
+    ) -> list[Finding]:
+        """Frames of another set that training has seen."""
+        distance, other = cKDTree(prints[train]).query(prints[of], distance_upper_bound=CLOSE)
+        known = np.flatnonzero(np.isfinite(distance))
+        pairs = [(float(distance[k]), int(of[k]), int(train[other[k]])) for k in known.tolist()]
+        same, near = self._compared(pairs, read)
+        part = len(same) / len(of)
+        found = same.finding(
+            "error" if part > 0.5 and len(same) > 3 else "warning",
+            "leakage",
+            f"{{n}} of {len(of)} of {set_} are in the training data, turned, mirrored or reordered perhaps",
+            f"errors on {set_} are too small: leave them out of one of the two",
+            part=part,
+        )
+        found += near.finding(
+            "warning" if len(near) > 0.1 * len(of) else "note",
+            "near-leakage",
+            f"{{n}} of {len(of)} of {set_} within {NEAR} Å of a training frame",
+            f"as from a random split of a trajectory: errors on {set_} say little of new structures",
+        )
+        return found
+
+    def _compared(
+        self, pairs: list[tuple[float, int, int]], read: Callable[[str, int], Atoms]
+    ) -> tuple[Places, Places]:
+        """Equal and near frames among candidates (difference, frame, other), each frame once."""
+        self._twins: dict[tuple[str, int], int] = {}
+        same, near = Places(), Places()
+        seen = set[int]()
+        for number, (d, k, other) in enumerate(sorted(set(pairs))):
+            if k in seen:
+                continue
+            if number < COMPARED:
+                most, mean = difference(read(*self.places[k][:2]), read(*self.places[other][:2]), self.reach)
+            else:
+                most, mean = (0.0, 0.0) if d < 1e-5 else (1.0, d)
+            if most < SAME:
+                same.put(*self.places[k], f"as {self.places[other][2]}")
+                self._twins[self.places[k][:2]] = other
+            elif mean < NEAR:
+                near.put(*self.places[k], f"near {self.places[other][2]}")
+            else:
+                continue
+            seen.add(k)
+        return same, near
+
+    def _disagreeing(self, same: Places) -> list[Finding]:
+        """Equal frames with unequal energies."""
+        index = {place[:2]: k for k, place in enumerate(self.places)}
+        places = Places()
+        for place in same.frames:
+            k, other = index[place], self._twins[place]
+            away = self.energies[k] - self.energies[other]
+            if abs(away) > OTHER_ENERGY:
+                places.put(*self.places[k], f"{away:+.3g} eV/atom against {self.places[other][2]}")
+        return places.finding(
+            "warning",
+            "disagreeing-duplicates",
+            "{n} with another energy than an equal frame",
+            "labels of different methods, or failed calculations: keep those of one method",
+        )
+
+
+def fingerprint(frame: Frame, reach: float) -> Floats:
+    """(K,) numbers that rotations, reflections, orders of atoms and choices of the cell leave as they are."""
+    assert frame.pairs is not None
+    n, near = len(frame.atoms), frame.pairs.distance < reach
+    i, j, d = frame.pairs.i[near], frame.pairs.j[near], frame.pairs.distance[near]
+    weight = 0.5 + np.modf(frame.atoms.numbers * 0.6180339887)[0]  # tells elements apart
+    g = np.exp(-DECAYS * d[:, None]) * ((1 - (d / reach) ** 2) ** 2)[:, None]
+    density = np.zeros((n, len(DECAYS)))
+    np.add.at(density, i, g * weight[j][:, None])
+    np.add.at(density, j, g * weight[i][:, None])
+    density *= weight[:, None]
+    sums = np.concatenate([density.mean(0), np.sqrt((density**2).mean(0)), np.cbrt((density**3).mean(0))])
+    return np.concatenate([sums, [float(n), 10 * float(weight.mean())]])
+
+
+def difference(a: Atoms, b: Atoms, reach: float) -> tuple[float, float]:
+    """Largest and mean difference of the sorted distances of each pair of elements [Å]; infinite for other atoms."""
+    lists = []
+    for atoms in (a, b):
+        pairs = find_pairs(atoms.positions, atoms.cell.array, atoms.pbc, reach)
+        z = atoms.numbers.astype(np.int64)
+        kind = np.minimum(z[pairs.i], z[pairs.j]) * 1000 + np.maximum(z[pairs.i], z[pairs.j])
+        order = np.lexsort((pairs.distance, kind))
+        lists.append((kind[order], pairs.distance[order]))
+    if sorted(a.numbers) != sorted(b.numbers):
+        return float("inf"), float("inf")
+    away = []
+    for kind in np.union1d(lists[0][0], lists[1][0]):
+        first, second = (d[k == kind] for k, d in lists)
+        few, many = sorted((len(first), len(second)))
+        if many - few > max(2, 0.02 * many):  # at the end of the reach some may be in one list only
+            return float("inf"), float("inf")
+        away.append(np.abs(first[:few] - second[:few]))
+    every = np.concatenate(away) if away else np.zeros(1)
+    return float(every.max(initial=0.0)), float(every.mean()) if len(every) else 0.0

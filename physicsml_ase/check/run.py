@@ -1,0 +1,187 @@
+"""A check of data: one pass over all sets, in which every family of checks sees every frame.
+
+What is kept of a frame are a few dozen numbers; frames themselves only in a sample of bounded size, which units
+and signs are judged by.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+from ase import Atoms
+
+from physicsml_ase.check.balance import Balance
+from physicsml_ase.check.cost import cost
+from physicsml_ase.check.energies import Energies
+from physicsml_ase.check.findings import GRADES, Finding, Places
+from physicsml_ase.check.forces import LargeForces
+from physicsml_ase.check.frame import Frame, look
+from physicsml_ase.check.geometry import Coverage, Geometry
+from physicsml_ase.check.labels import Labels, Theory
+from physicsml_ase.check.probe import probe
+from physicsml_ase.check.repeats import Repeats
+from physicsml_ase.check.report import Report
+from physicsml_ase.check.rows import follows
+from physicsml_ase.check.sample import Sample
+from physicsml_ase.check.stresses import stresses
+from physicsml_ase.check.units import energy_against_forces, judge
+from physicsml_ase.conventions import InputError
+from physicsml_ase.data.progress import progress
+from physicsml_ase.data.sources import Source, SourceSpec, available_keys, open_source, suggest_label_keys
+
+LOOKED_AT = 50
+"""Frames in which labels under other names are looked for."""
+
+
+class Family(Protocol):
+    """Checks that go together."""
+
+    def see(self, frame: Frame) -> None:
+        """One more frame."""
+
+    def findings(self) -> list[Finding]:
+        """What was found in all of them."""
+
+
+def check(
+    train: SourceSpec,
+    *,
+    validation: SourceSpec | None = None,
+    test: SourceSpec | None = None,
+    cutoff: float = 5.0,
+    label_keys: Mapping[str, str] | None = None,
+) -> Report:
+    """What is wrong with these data, and what is in them.
+
+    `cutoff` [Å] is that of the neighbours; `label_keys` are the user's names of energy, forces and stress. Raises
+    `InputError` for a file that can not be opened.
+    """
+    given = {"train": train, "validation": validation, "test": test}
+    sources = {set_: open_source(spec) for set_, spec in given.items() if spec is not None}
+    return check_sources(sources, cutoff=cutoff, label_keys=label_keys)
+
+
+def check_sources(
+    sources: Mapping[str, Source],
+    *,
+    cutoff: float = 5.0,
+    label_keys: Mapping[str, str] | None = None,
+    most: int | None = None,
+    sampled: tuple[int, int] = (150, 5000),
+) -> Report:
+    """The same of open sources by set, "train" first.
+
+    Of each set at most `most` frames are read, evenly spaced; units and signs are judged by at most `sampled`
+    frames and atoms.
+    """
+    started = time.monotonic()
+    keys = dict(label_keys or {})
+    wanted = _keys(next(iter(sources.values())), keys)
+    assumed = {} if keys else wanted
+    coverage, energies, repeats = Coverage(cutoff), Energies(), Repeats(cutoff)
+    families: list[Family] = [
+        Labels(assumed),
+        Geometry(),
+        Balance(),
+        energies,
+        LargeForces(),
+        Theory(),
+        coverage,
+    ]
+    samples = {set_: Sample(*sampled) for set_ in sources}
+    unreadable, seen = Places(), 0
+    for set_, source in sources.items():
+        places = _places(len(source), most)
+        with progress(f"checking {source.name}", len(places)) as advance:
+            for index in places.tolist():
+                advance(1)
+                seen += 1
+                try:
+                    atoms = source[index]
+                except InputError as error:
+                    place = source.where(index)
+                    unreadable.put(set_, index, place, str(error).removeprefix(place).lstrip(":, "))
+                    continue
+                frame = look(atoms, set_, index, source.where(index), wanted, cutoff)
+                for family in families:
+                    family.see(frame)
+                repeats.see(frame)
+                samples[set_].see(frame)
+    found = unreadable.finding("error", "unreadable", "{n} that can not be read", "correct or remove them")
+    for family in families:
+        found += family.findings()
+    found += repeats.findings(lambda set_, index: _read(sources, set_, index))
+    slopes: dict[str, float] = {}
+    for set_, sample in samples.items():
+        more, numbers = consistency(sample.frames, cutoff)
+        found += more if set_ == next(iter(sources)) else [_of_set(set_, f) for f in more]
+        slopes |= {f"{set_}.{name}": value for name, value in numbers.items()}
+    of_train = coverage.plain()["elements"]
+    atoms_read = sum(of_train.get(next(iter(sources)), {}).values()) if isinstance(of_train, dict) else 0
+    first = next(iter(sources.values()))
+    scale = len(first) / max(len(_places(len(first), most)), 1)
+    return Report(
+        sets={set_: (source.name, len(source)) for set_, source in sources.items()},
+        findings=tuple(sorted(found, key=lambda f: GRADES.index(f.grade))),
+        coverage=coverage.plain(),
+        cost=cost(round(atoms_read * scale)),
+        slopes=slopes,
+        seconds=time.monotonic() - started,
+        seen=seen,
+    )
+
+
+def consistency(frames: list[Frame], cutoff: float) -> tuple[list[Finding], dict[str, float]]:
+    """What labels say about each other, and the numbers that it was judged by."""
+    fit = probe(frames, cutoff)
+    if fit is None:
+        return [], {}
+    evidence = energy_against_forces(fit)
+    numbers = {"force_correlation": fit.correlation}
+    for name, found in evidence._asdict().items():
+        if found.points:
+            numbers |= {f"{name}.slope": found.middle, f"{name}.correlation": found.correlation}
+    sizes = [len(frame.atoms) for frame in fit.frames]
+    return judge(evidence, sizes, fit.correlation) + stresses(fit) + follows(fit), numbers
+
+
+def _keys(source: Source, given: dict[str, str]) -> dict[str, str]:
+    """The names to look under: those given, or where no frame of a sample has ours, what it seems to have."""
+    if given:
+        return given
+    suggested: dict[str, str] = {}
+    for index in _places(len(source), LOOKED_AT).tolist():
+        try:
+            atoms = source[index]
+        except InputError:
+            continue
+        found = available_keys(atoms)
+        if {"energy", "forces"} & set[str]().union(*found.values()):
+            return {}
+        suggested = suggested or suggest_label_keys(atoms)
+    return suggested
+
+
+def _places(count: int, most: int | None) -> np.ndarray:
+    """Places of at most `most` frames, in short runs evenly spaced, so that neighbours are among them."""
+    if most is None or count <= most:
+        return np.arange(count)
+    return np.unique(np.linspace(0, count - 2, most // 2).astype(int)[:, None] + np.arange(2))
+
+
+def _read(sources: Mapping[str, Source], set_: str, index: int) -> Atoms:
+    return sources[set_][index]
+
+
+def _of_set(set_: str, finding: Finding) -> Finding:
+    """Said of another set than the first."""
+    return Finding(
+        finding.grade,
+        finding.code,
+        f"{set_}: {finding.message}",
+        finding.advice,
+        finding.frames,
+        finding.where,
+        finding.evidence,
+    )

@@ -1,0 +1,73 @@
+"""How one quantity follows another: correlation, and the bounds that errors in both leave to the slope. P points."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from physicsml_ase.check.frame import Floats
+
+TRIMMED = 5.0
+"""Points further from the line than this many of the median distances from it are left out..."""
+KEPT = 0.7
+"""... but never more than the rest of this part."""
+ROUNDS = 6
+
+
+class Slope(NamedTuple):
+    """y against x."""
+
+    correlation: float
+    low: float
+    """Least squares of y against x, too flat by the errors in x..."""
+    high: float
+    """... and of x against y, too steep by the errors in y; of the sign of the correlation."""
+    points: int
+
+    @property
+    def middle(self) -> float:
+        """Geometric mean of the bounds."""
+        return float(np.sign(self.low) * np.sqrt(abs(self.low * self.high)))
+
+
+NOTHING = Slope(0.0, 0.0, 0.0, 0)
+
+
+def slope(x: Floats, y: Floats, through_zero: bool = False) -> Slope:
+    """The line through most of the points (P,), (P,), whatever a few outliers say."""
+    known = np.isfinite(x) & np.isfinite(y)
+    x, y = x[known], y[known]
+    if len(x) < 3:
+        return NOTHING
+    scales = _spread(x), _spread(y)
+    if min(scales) <= 0:
+        return NOTHING
+    x, y = x / scales[0], y / scales[1]
+    if not through_zero:
+        x, y = x - np.median(x), y - np.median(y)
+    keep = np.hypot(x, y) <= np.quantile(np.hypot(x, y), max(KEPT, 1 - 3 / len(x)))
+    found = NOTHING
+    for _ in range(ROUNDS):
+        found = _line(x[keep], y[keep], through_zero)
+        if not found.points:
+            return NOTHING
+        dx, dy = (x, y) if through_zero else (x - x[keep].mean(), y - y[keep].mean())
+        middle = found.middle
+        away = np.abs(dy - middle * dx) / np.sqrt(1 + middle**2)
+        limit = max(TRIMMED * float(np.median(away)), float(np.quantile(away, KEPT)))
+        keep = away <= limit
+    ratio = scales[1] / scales[0]
+    return found._replace(low=found.low * ratio, high=found.high * ratio)
+
+
+def _spread(values: Floats) -> float:
+    """Robust, about zero if that is where they are."""
+    return float(np.median(np.abs(values - np.median(values)))) or float(np.std(values))
+
+
+def _line(x: Floats, y: Floats, through_zero: bool) -> Slope:
+    if not through_zero:
+        x, y = x - x.mean(), y - y.mean()
+    xx, yy, xy = float(x @ x), float(y @ y), float(x @ y)
+    if xx <= 0 or yy <= 0 or xy == 0:
+        return NOTHING
+    return Slope(xy / float(np.sqrt(xx * yy)), xy / xx, yy / xy, len(x))

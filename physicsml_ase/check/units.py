@@ -1,0 +1,164 @@
+"""Units and signs of energies and forces against each other, from slopes that should be one."""
+
+from typing import NamedTuple
+
+import numpy as np
+from ase.units import Bohr, Hartree, Rydberg, kcal, kJ, mol
+
+from physicsml_ase.check.findings import Finding, Grade
+from physicsml_ase.check.probe import Probe
+from physicsml_ase.check.slopes import NOTHING, Slope, slope
+from physicsml_ase.check.work import SAME_CELL, Guess, works
+
+ORDINARY = 1.55
+"""Slopes up to this factor from one are the fit's own error..."""
+ORDINARY_BY_FIT = 1.62
+"""The same where the fit is all there is, ..."""
+FITTED = 0.6
+"""... which must correlate with the forces by this."""
+CLEAR = 1.35
+"""... and both bounds of another must lie beyond this one."""
+TOLERANCE = 1.3
+"""A known ratio explains a slope within this factor."""
+SURE, STRONG = 0.8, 0.95
+"""Correlations from which a slope is believed, and from which it is beyond doubt."""
+FEW, MANY = 8, 30
+NEAREST = 300
+"""Pairs of frames that are used, those with the least displacement."""
+SHELLS = (3.0, 5.0)
+"""Distances [Å] whose numbers of neighbours stand for the density."""
+EXTREME = 5.0
+"""A slope so far from one is nobody's physics."""
+
+RATIOS: tuple[tuple[float, str], ...] = (
+    (1 / Hartree, "energies in Hartree"),
+    (1 / Rydberg, "energies in Rydberg"),
+    (mol / kcal, "energies in kcal/mol"),
+    (mol / kJ, "energies in kJ/mol"),
+    (1 / Bohr, "forces in eV/Bohr, or energies in Hartree with forces in Hartree/Bohr"),
+    (Hartree / Bohr, "forces in Hartree/Bohr"),
+    (Rydberg / Bohr, "forces in Rydberg/Bohr"),
+    (kcal / mol, "forces in kcal/mol/Å"),
+    (kJ / mol, "forces in kJ/mol/Å"),
+    (kJ / mol / 10, "forces in kJ/mol/nm"),
+    (1e3, "energies in meV"),
+    (1e-3, "forces in meV/Å"),
+)
+"""Change of the energy for one eV of the forces' work, and what makes it so."""
+
+
+class Evidence(NamedTuple):
+    """Slopes of labelled energies against what the labelled forces say, by how they were found."""
+
+    by_pairs: Slope
+    by_rule: Slope
+    by_fit: Slope
+
+    @property
+    def best(self) -> tuple[Slope, str]:
+        """The slope to believe, and how it was found."""
+        hows = (
+            (self.by_pairs, "{} pairs of like frames"),
+            (self.by_rule, "{} pairs of near frames"),
+            (self.by_fit, "a fit to the forces of {} frames"),
+        )
+        for found, how in hows:
+            if found.points >= FEW and abs(found.correlation) >= SURE:
+                return found, how.format(found.points)
+        return NOTHING, ""
+
+
+def energy_against_forces(fit: Probe) -> Evidence:
+    """The slopes, each one where units and signs agree."""
+    guesses = {f.index: Guess(e, forces) for f, e, forces in zip(fit.frames, fit.energy, fit.forces)}
+    slopes = []
+    for guessed in (guesses, None):
+        work = works(fit.frames, guessed)
+        same = np.flatnonzero(work.strain <= SAME_CELL)
+        near = same[np.argsort(work.moved[same], kind="stable")][:NEAREST]
+        slopes.append(slope(work.forces[near] / work.size[near], work.energy[near] / work.size[near], True))
+    return Evidence(slopes[0], slopes[1], _by_fit(fit))
+
+
+def judge(evidence: Evidence, sizes: list[int], fits: float) -> list[Finding]:
+    """What the slopes say about energies and forces of frames of these sizes; the forces' fit correlates so."""
+    found, how = evidence.best
+    ordinary, clear = ORDINARY, CLEAR
+    if found is evidence.by_fit:
+        if fits < FITTED:
+            return []
+        ordinary = ORDINARY_BY_FIT
+    others = [s for s in evidence if s.points >= FEW and abs(s.correlation) >= SURE]
+    middle = found.middle
+    if not found.points or 1 / ordinary < middle < ordinary:
+        return []
+    bounds = sorted((abs(found.low), abs(found.high)))
+    if middle > 0 and bounds[0] < clear and bounds[1] > 1 / clear:
+        return []
+    if any(np.sign(s.middle) != np.sign(middle) for s in others):
+        return []
+    agree = sum(1 / ORDINARY < s.middle / middle < ORDINARY for s in others)
+    certain = (
+        (middle < 0 or not 1 / EXTREME < middle < EXTREME)
+        and agree >= 2
+        and agree == len(others)
+        and abs(found.correlation) >= STRONG
+        and found.points >= MANY
+    )
+    grade: Grade = "error" if certain else "warning"
+    names = explanations(abs(middle), sizes)
+    sign = "forces or energies have the wrong sign" if middle < 0 else ""
+    if middle < 0 and 1 / ORDINARY < -middle < ORDINARY:
+        names = []
+    as_if = "; ".join(filter(None, [sign, *(f"as if {name}" for name in names[:3])]))
+    return [
+        Finding(
+            grade,
+            "forces-sign" if middle < 0 and not names else "energy-force-units",
+            f"energies change by {middle:.3g} eV for each eV of work of the forces (r {found.correlation:.2f}, {how})"
+            + (f": {as_if}" if as_if else ": energies and forces do not belong together"),
+            "labels are in eV and eV/Å, forces are minus the gradient: correct the label that is wrong",
+            evidence={"slope": middle, "low": bounds[0], "high": bounds[1], "correlation": found.correlation},
+        )
+    ]
+
+
+def explanations(ratio: float, sizes: list[int]) -> list[str]:
+    """What makes such a ratio, the nearest first."""
+    known = list(RATIOS)
+    if sizes and max(sizes) < 1.5 * min(sizes):
+        known.append((1 / float(np.median(sizes)), "energies per atom"))
+    away = [(abs(float(np.log(ratio / r))), name) for r, name in known]
+    return [name for distance, name in sorted(away) if distance < np.log(TOLERANCE)]
+
+
+def _by_fit(fit: Probe) -> Slope:
+    """Labelled against predicted energies per atom, where the compositions leave something to compare."""
+    known = np.array([np.isfinite(f.energy) for f in fit.frames])
+    elements = np.unique(np.concatenate([f.atoms.numbers for f in fit.frames]))
+    counts = np.array([[(f.atoms.numbers == z).sum() for z in elements] for f in fit.frames], dtype=float)
+    sizes = counts.sum(1)
+    if known.sum() < FEW + len(elements):
+        return NOTHING
+    x = (counts / sizes[:, None])[known]
+    if all(f.atoms.pbc.any() for f in fit.frames):  # forces say little of what an even strain does
+        near = np.array(
+            [2 * (f.pairs.distance < reach).sum() for f in fit.frames if f.pairs for reach in SHELLS]
+        )
+        near = near.reshape(len(sizes), len(SHELLS))[known] / sizes[known, None]
+        x = np.concatenate([x, (near - near.mean(0)) / (near.std(0) + 1e-9)], axis=1)
+    label = np.array([f.energy for f in fit.frames])[known] / sizes[known]
+    predicted = fit.energy[known] / sizes[known]
+    residual = []
+    weights = np.ones(len(x))
+    for values in (predicted, label):
+        for _ in range(8):  # towards least absolute deviations: a wrong frame must not tilt it
+            root = np.sqrt(weights)
+            middle = float(np.average(values, weights=weights))
+            solution = np.linalg.lstsq(x * root[:, None], (values - middle) * root, rcond=1e-6)[0]
+            rest = values - middle - x @ solution
+            weights = 1 / np.maximum(np.abs(rest), 1e-3 * np.median(np.abs(rest)) + 1e-12)
+            weights /= weights.max()
+        weights = np.ones(len(x))
+        residual.append(rest)
+    return slope(residual[0], residual[1])
