@@ -1,6 +1,6 @@
 """The program: its verbs, its own lines on stderr, and its exit statuses.
 
-0 done; 1 a relaxation that did not converge; 2 wrong input, in one line; 130 interrupted. Only a mistake in
+0 done; 1 a relaxation that did not converge, or errors in checked data; 2 wrong input, in one line; 130 interrupted. Only a mistake in
 the program itself shows a traceback.
 """
 
@@ -15,8 +15,10 @@ import typer
 from typer.core import TyperGroup
 
 from physicsml_ase.cli.about import describe, info
+from physicsml_ase.cli.checking import check
 from physicsml_ase.cli.evaluation import evaluate, predict
 from physicsml_ase.cli.export import export
+from physicsml_ase.cli.importing import import_
 from physicsml_ase.cli.simulation import md, relax
 from physicsml_ase.cli.training import resume, train
 from physicsml_ase.conventions import InputError
@@ -89,8 +91,9 @@ app = typer.Typer(
     rich_markup_mode=None,  # which takes "[ps]" for markup
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (train, resume, evaluate, predict, md, relax, export, info, describe):
+for verb in (check, train, resume, evaluate, predict, md, relax, export, info, describe):
     app.command()(verb)
+app.command("import")(import_)
 
 
 @app.callback()

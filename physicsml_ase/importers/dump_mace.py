@@ -8,11 +8,12 @@ checks what it makes of them.
 
 import os
 import sys
+from typing import Any
 
 FORMAT = "mace-torch as plain data"
 
 
-def config_of(model):
+def config_of(model: Any) -> dict[str, Any]:
     """The hyperparameters that the module was built with, as plain numbers and words."""
     embedding, last = model.radial_embedding, model.readouts[-1]
     transform = getattr(embedding, "distance_transform", None)
@@ -47,17 +48,17 @@ def config_of(model):
     }
 
 
-def _correlation(product):
+def _correlation(product: Any) -> int | None:
     contractions = getattr(product.symmetric_contractions, "contractions", None)
     return None if contractions is None else int(contractions[0].correlation)
 
 
-def _name(act):
+def _name(act: Any) -> str:
     f = getattr(act, "f", act)
     return getattr(f, "__name__", type(f).__name__)
 
 
-def structures(numbers, cutoff):
+def structures(numbers: Any) -> list[Any]:
     """Clusters and a crystal of the model's elements, with distances that models know."""
     import numpy as np
     from ase import Atoms
@@ -80,7 +81,7 @@ def structures(numbers, cutoff):
     return out
 
 
-def results(model, head, frames):
+def results(model: Any, head: str, frames: list[Any]) -> list[dict[str, Any]]:
     """Energies, forces and stresses of the structures, in float64."""
     import torch
     from mace.calculators import MACECalculator
@@ -100,13 +101,13 @@ def results(model, head, frames):
     return out
 
 
-def dump(model, path):
+def dump(model: Any, path: str) -> None:
     """Write an opened model to `path`."""
     import torch
 
     config = config_of(model)
     state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
-    frames = structures(config["atomic_numbers"], config["r_max"])
+    frames = structures(config["atomic_numbers"])
     model = model.double().eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -114,9 +115,11 @@ def dump(model, path):
     torch.save({"format": FORMAT, "config": config, "state_dict": state, "checks": checks}, path)
 
 
-def main():
+def main() -> None:
+    # beside this file there is a mace.py, which is not theirs
+    sys.path[:] = [p for p in sys.path if os.path.abspath(p) != os.path.dirname(os.path.abspath(__file__))]
     if len(sys.argv) != 3:
-        sys.exit(__doc__.splitlines()[0])
+        sys.exit("usage: python dump_mace.py THEIR.model DUMP.pt")
     os.environ.setdefault("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # e3nn 0.4 reads its tables so
     import torch
 

@@ -7,22 +7,56 @@ theirs are, is told where they are permuted. Shapes: Z elements, C channels, K p
 
 from collections.abc import Mapping, Sequence
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from ase import Atoms
 from torch import Tensor
 
+from physicsml_ase.atoms import to_graph
 from physicsml_ase.conventions import PROPERTIES, InputError, Label
 from physicsml_ase.domain import Domain
+from physicsml_ase.importers.opening import plain_data
 from physicsml_ase.models.mace import MACEConfig, channels_and_degree
 from physicsml_ase.nn.couplings import MulIrrep, irreps_text, parse_irreps
 from physicsml_ase.nn.polynomials import monomials, symmetric_basis
 from physicsml_ase.nn.tensor_messages import natural_paths
 from physicsml_ase.potential import Potential
 
+FORMAT = "mace-torch as plain data"
+CLOSE = 1e-4
+"""Agreement with mace-torch that is asked for: its tables are rounded to float32 in models of that type."""
 LABELS = ("energy", "forces", "stress")
 State = Mapping[str, Tensor]
+
+
+def import_mace(path: Path, head: str | None = None) -> Potential:
+    """The potential in a file that `dump_mace.py` wrote; it must give what mace-torch gave there."""
+    content = plain_data(path)
+    if content is None or content.get("format") != FORMAT:
+        script = Path(__file__).with_name("dump_mace.py")
+        raise InputError(
+            f"{path} is not what {script.name} writes; where mace-torch is installed, run: "
+            f"python {script} THEIR.model DUMP.pt"
+        )
+    potential = from_mace(content["config"], content["state_dict"], head)
+    for check in content["checks"][head or content["config"]["heads"][0]]:
+        atoms = Atoms(*(check[k].numpy() for k in ("numbers", "positions")), cell=check["cell"].numpy())
+        atoms.pbc = check["pbc"].numpy()
+        out = potential(to_graph(atoms, potential.domain.cutoff))
+        forces = float(
+            (out["forces"] - check["forces"]).abs().max() / check["forces"].abs().max().clamp_min(1e-3)
+        )
+        energy = float((out["energy"][0] - check["energy"]).abs() / check["energy"].abs().clamp_min(1.0))
+        if max(forces, energy) > CLOSE:
+            raise InputError(
+                f"{path}: for {atoms.get_chemical_formula()} the energy differs from mace-torch's by a part of "
+                f"{energy:.1e} and forces by {forces:.1e}: this model has something that is not known here"
+            )
+    given = next(v for v in content["state_dict"].values() if v.is_floating_point()).dtype
+    return potential.to(given)
 
 
 def from_mace(config: Mapping[str, Any], state: State, head: str | None = None) -> Potential:
@@ -168,11 +202,12 @@ def _change_of_basis(u: Tensor, lmax: int, order: int, degree: int) -> Tensor:
     """From weights of their polynomials to those of ours, (K theirs, K ours)."""
     size = (lmax + 1) ** 2
     basis = symmetric_basis(lmax, order, degree)
-    tensors = u.double().reshape(2 * degree + 1, *([size] * order), -1).numpy()
+    tensors = u.double().reshape(2 * degree + 1, size**order, -1).numpy()
     coefficients = np.zeros((tensors.shape[-1], *basis.shape[1:]))
     for p, term in enumerate(monomials(size, order)):
         for index in set(permutations(term)):
-            coefficients[:, :, p] += tensors[(slice(None), *index)].T
+            place = int(np.ravel_multi_index(index, [size] * order))
+            coefficients[:, :, p] += tensors[:, place].T
     flat = coefficients.reshape(len(coefficients), -1)
     change = np.linalg.lstsq(basis.reshape(len(basis), -1).T, flat.T, rcond=None)[0].T
     lost = np.abs(change @ basis.reshape(len(basis), -1) - flat).max()

@@ -78,7 +78,7 @@ class TensorMessages(Constants):
 
     def _coupling(self) -> np.ndarray:
         """From products (l1, l2, m2, path, m1) to features (l3, m3, path)."""
-        columns = {}
+        columns: dict[tuple[Path, int, int], int] = {}
         for l1 in range(self.l_features + 1):
             own = [p for p in self.paths if p[0] == l1]
             for l2 in range(self.l_harmonics + 1):
@@ -87,7 +87,7 @@ class TensorMessages(Constants):
                     for path in here:
                         for m1 in range(2 * l1 + 1):
                             columns[path, m2, m1] = len(columns)
-        rows = {}
+        rows: dict[tuple[Path, int], int] = {}
         for l3 in range(self.l_harmonics + 1):
             for m3 in range(2 * l3 + 1):
                 for path in self.paths:

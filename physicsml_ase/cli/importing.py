@@ -1,0 +1,54 @@
+"""`import`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def import_(
+    code: Annotated[str, typer.Argument(metavar="CODE", help="mace, nequip, allegro or tensor_net.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A model of that code, or what its dump script wrote.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The checkpoint.")] = Path(
+        "model.ckpt"
+    ),
+    head: Annotated[
+        str | None, typer.Option(help="Which head, of a model that has several.", metavar="NAME")
+    ] = None,
+    elements: Annotated[
+        str | None,
+        typer.Option(help="Elements of a model that does not say, such as 'H C O'.", metavar="SYMBOLS"),
+    ] = None,
+    python: Annotated[
+        str | None,
+        typer.Option(
+            help="Interpreter in which that code is installed. It opens FILE, by which code that FILE names "
+            "is run: only for files that you trust. [default: this one]",
+            metavar="PATH",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Turn a model of mace-torch, nequip, nequip-allegro or torchmd-net into a checkpoint."""
+    import sys
+
+    from ase.data import atomic_numbers, chemical_symbols
+
+    from physicsml_ase.checkpoint import save_potential
+    from physicsml_ase.conventions import InputError
+    from physicsml_ase.importers.opening import example_frames, import_model
+
+    symbols = (elements or "").replace(",", " ").split()
+    unknown = [s for s in symbols if s not in atomic_numbers]
+    if unknown:
+        raise InputError(f"--elements: {unknown[0]!r} is no element")
+    numbers = sorted({atomic_numbers[s] for s in symbols})
+    potential = import_model(code, model, python=python or sys.executable, head=head, elements=numbers).eval()
+    about = {"imported": {"code": code, "file": model.name, "head": head or ""}}
+    save_potential(potential, output, frames=example_frames(potential), about=about)
+    found = ", ".join(chemical_symbols[z] for z in potential.domain.elements[:12])
+    more = len(potential.domain.elements) - 12
+    found += f" and {more} more" if more > 0 else ""
+    typer.echo(f"written to {output}: {potential.config.name} for {found}")
