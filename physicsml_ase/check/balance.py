@@ -11,6 +11,9 @@ UNBALANCED = 0.1
 SMALLEST = 0.05
 """Of a net force that matters [eV/Å]; of a torque per Å."""
 
+SYMMETRIC = 4
+"""Atoms of a cell in which symmetry may well forbid all forces."""
+
 
 class Balance:
     """Sums of forces and torques, and exact zeros."""
@@ -18,7 +21,7 @@ class Balance:
     def __init__(self) -> None:
         self.net, self.torque = Places(), Places()
         self.constrained, self.all_zero = Places(), Places()
-        self.frames, self.molecules = 0, 0
+        self.frames, self.largest = 0, 0
 
     def see(self, frame: Frame) -> None:
         """One more frame."""
@@ -29,6 +32,7 @@ class Balance:
         zero = np.abs(forces).max(axis=1) == 0.0
         if zero.all():
             self.all_zero.add(frame)
+            self.largest = max(self.largest, len(forces))
             return
         size = float(np.sqrt((forces**2).sum()))
         net = float(np.linalg.norm(forces.sum(0)))
@@ -40,7 +44,6 @@ class Balance:
             self.net.add(frame, f"{net:.3g} eV/Å")
         if frame.atoms.pbc.any() or unbalanced:
             return
-        self.molecules += 1
         x = frame.atoms.positions - frame.atoms.positions.mean(0)
         torque = float(np.linalg.norm(np.cross(x, forces).sum(0)))
         lever = float(np.sqrt((x**2).sum(1) @ (forces**2).sum(1)))
@@ -57,7 +60,7 @@ class Balance:
         )
         every = len(self.all_zero) == self.frames
         found += self.all_zero.finding(
-            "warning" if every and self.frames > 1 else "note",
+            "warning" if every and self.frames > 1 and self.largest > SYMMETRIC else "note",
             "all-zero-forces",
             ("all forces of all frames are zero" if every else "{n} whose forces are all exactly zero"),
             "right only where symmetry says so; missing forces must not be stored as zero",

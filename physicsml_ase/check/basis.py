@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from physicsml_ase.check.frame import Floats, Frame, Ints, vectors
+from physicsml_ase.conventions import VOIGT
 
 REACH = 5.0
 """Of the features [Å], or the pairs' own cut-off where that is less."""
@@ -85,44 +86,101 @@ def layout(frames: Sequence[Frame], cutoff: float) -> Layout:
     return found
 
 
-def design(frame: Frame, columns: Layout) -> Design:
-    """Features of one frame."""
-    assert frame.pairs is not None
-    n, size = len(frame.atoms), columns.size
-    near = frame.pairs.distance < columns.reach
-    r = vectors(frame)[near]
-    d = frame.pairs.distance[near][:, None]
-    i, j = frame.pairs.i[near], frame.pairs.j[near]
-    i, j, r, d = np.concatenate([i, j]), np.concatenate([j, i]), np.concatenate([r, -r]), np.tile(d, (2, 1))
-    unit = r / d
-    kind = np.searchsorted(columns.elements, frame.atoms.numbers)
-    energy, virial = np.zeros(size), np.zeros((6, size))
-    forces = np.zeros((n, 3, size), dtype=np.float32)
-    densities = _densities(columns, i, kind[j], unit, d, n) if columns.kinds else None
+BATCH = 1500
+"""Atoms whose features are computed together."""
+
+
+def designs(frames: Sequence[Frame], columns: Layout) -> list[Design]:
+    """Features of frames, (S,)."""
+    found, batch, atoms = list[Design](), list[Frame](), 0
+    for frame in frames:
+        batch.append(frame)
+        atoms += len(frame.atoms)
+        if atoms >= BATCH:
+            found += _design(batch, columns)
+            batch, atoms = [], 0
+    return found + (_design(batch, columns) if batch else [])
+
+
+class _Edges(NamedTuple):
+    """Both directions of all pairs within reach."""
+
+    i: Ints  # (E,)
+    j: Ints  # (E,)
+    r: Floats  # (E, 3)
+    unit: Floats  # (E, 3)
+    d: Floats  # (E, 1)
+    frame: Ints  # (E,)
+
+
+def _design(frames: list[Frame], columns: Layout) -> list[Design]:
+    sizes = np.array([len(frame.atoms) for frame in frames])
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    edges = _edges(frames, starts, columns.reach)
+    kind = np.searchsorted(columns.elements, np.concatenate([frame.atoms.numbers for frame in frames]))
+    frame_of = np.repeat(np.arange(len(frames)), sizes)
+    i, j = edges.i, edges.j
+    sums = _Sums(len(frames), len(kind), columns.size)
     pair = columns.pair_of[kind[i], kind[j]]
     for number in np.unique(pair[pair >= 0]).tolist():
         e = np.flatnonzero(pair == number)
-        value, slope = _radial(d[e], columns.shortest[number], columns.reach)
+        value, slope = _radial(edges.d[e], columns.shortest[number], columns.reach)
         block = slice(number * RADIAL, (number + 1) * RADIAL)
-        energy[block] += 0.5 * value.sum(0)
-        _put(forces, virial, block, 0.5 * slope[:, :, None] * unit[e, None, :], i[e], j[e], r[e])
-    if densities is not None:
-        first = columns.num_pairs * RADIAL
-        width = SHELLS * ANGULAR
+        np.add.at(sums.energy[:, block], edges.frame[e], 0.5 * value)
+        sums.put(block, 0.5 * slope[:, :, None] * edges.unit[e, None, :], edges, e)
+    if columns.kinds:
+        densities = _densities(columns, edges, kind, len(kind))
+        first, width = columns.num_pairs * RADIAL, SHELLS * ANGULAR
         told = kind if columns.kinds > 1 else np.zeros_like(kind)
         for z in np.unique(kind[i]).tolist():
             offset = first + z * columns.products * width
             atoms = np.flatnonzero(kind == z)
+            near = {k: np.flatnonzero((kind[i] == z) & (told[j] == k)) for k in range(columns.kinds)}
             for number, (a, b) in enumerate(_products(columns.kinds)):
                 block = slice(offset + number * width, offset + (number + 1) * width)
-                energy[block] += sum(_product(densities, atoms, a, b))
-                for near_kind, other in {(a, b), (b, a)}:
-                    e = np.flatnonzero((kind[i] == z) & (told[j] == near_kind))
+                np.add.at(sums.energy[:, block], frame_of[atoms], _product(densities, atoms, a, b))
+                for own, other in {(a, b), (b, a)}:
+                    e = near[own]
                     if len(e):
-                        factor = 2.0 if a == b else 1.0
-                        slope = factor * _slopes(densities, i[e], other, unit[e], d[e], columns.reach)
-                        _put(forces, virial, block, slope, i[e], j[e], r[e])
-    return Design(energy, forces.reshape(3 * n, size), virial)
+                        slope = _slopes(densities, i[e], other, edges.unit[e], edges.d[e], columns.reach)
+                        sums.put(block, slope * (2.0 if a == b else 1.0), edges, e)
+    forces = [sums.forces[a:b].reshape(3 * (b - a), columns.size) for a, b in zip(starts[:-1], starts[1:])]
+    return [Design(e, f, v) for e, f, v in zip(sums.energy, forces, sums.virial)]
+
+
+def _edges(frames: list[Frame], starts: Ints, reach: float) -> _Edges:
+    parts: list[list[np.ndarray]] = [[], [], [], [], []]
+    for k, frame in enumerate(frames):
+        assert frame.pairs is not None
+        near = frame.pairs.distance < reach
+        columns = (frame.pairs.i + starts[k], frame.pairs.j + starts[k], vectors(frame), frame.pairs.distance)
+        for part, column in zip(parts, columns):
+            part.append(column[near])
+        parts[4].append(np.full(int(near.sum()), k))
+    i, j, r, d, frame_of = (np.concatenate(part) for part in parts)
+    r, d = np.concatenate([r, -r]), np.tile(d, 2)[:, None]
+    return _Edges(np.concatenate([i, j]), np.concatenate([j, i]), r, r / d, d, np.tile(frame_of, 2))
+
+
+class _Sums:
+    """Features and derivatives of a batch, added up over edges."""
+
+    def __init__(self, frames: int, atoms: int, size: int) -> None:
+        self.energy = np.zeros((frames, size))
+        self.forces = np.zeros((atoms, 3, size), dtype=np.float32)
+        self.virial = np.zeros((frames, 6, size))
+
+    def put(self, block: slice, slope: Floats, edges: _Edges, e: Ints) -> None:
+        """Add dE/dr_ij of the edges `e`, (len(e), p, 3), to forces and virial of the columns in `block`."""
+        number, p = len(e), slope.shape[1]
+        flat = slope.reshape(number, p * 3)
+        one, at = np.ones(number), np.arange(number)
+        rows = np.concatenate([edges.i[e], edges.j[e]])
+        spread = csr_matrix((np.concatenate([one, -one]), (rows, np.tile(at, 2))), (len(self.forces), number))
+        self.forces[:, :, block] += (spread @ flat).reshape(-1, p, 3).transpose(0, 2, 1)
+        rows, which = edges.r[e], csr_matrix((one, (edges.frame[e], at)), (len(self.energy), number))
+        whole = np.stack([which @ (rows[:, a : a + 1] * slope[:, :, b]) for a, b in VOIGT], axis=1)
+        self.virial[:, :, block] += whole
 
 
 class _Densities(NamedTuple):
@@ -131,17 +189,15 @@ class _Densities(NamedTuple):
     t: Floats  # (N, kinds, SHELLS, 3, 3)
 
 
-def _densities(columns: Layout, i: Ints, kind: Ints, unit: Floats, d: Floats, n: int) -> _Densities:
-    if columns.kinds == 1:
-        kind = np.zeros_like(kind)
-    g, _ = _shell(d, columns.reach)
-    vectors_ = np.concatenate(
-        [np.ones((len(d), 1)), unit, (unit[:, :, None] * unit[:, None, :]).reshape(-1, 9)], 1
-    )
-    rows = csr_matrix(
-        (np.ones(len(i)), (i * columns.kinds + kind, np.arange(len(i)))), (n * columns.kinds, len(i))
-    )
-    sums = rows @ (g[:, :, None] * vectors_[:, None, :]).reshape(len(i), SHELLS * 13)
+def _densities(columns: Layout, edges: _Edges, kind: Ints, n: int) -> _Densities:
+    near = kind[edges.j] if columns.kinds > 1 else np.zeros_like(edges.j)
+    g, _ = _shell(edges.d, columns.reach)
+    number, unit = len(edges.i), edges.unit
+    squares = (unit[:, :, None] * unit[:, None, :]).reshape(-1, 9)
+    parts = np.concatenate([np.ones((number, 1)), unit, squares], axis=1)
+    places = edges.i * columns.kinds + near
+    spread = csr_matrix((np.ones(number), (places, np.arange(number))), (n * columns.kinds, number))
+    sums = spread @ (g[:, :, None] * parts[:, None, :]).reshape(number, SHELLS * 13)
     sums = sums.reshape(n, columns.kinds, SHELLS, 13)
     return _Densities(sums[..., 0], sums[..., 1:4], sums[..., 4:].reshape(n, columns.kinds, SHELLS, 3, 3))
 
@@ -167,21 +223,6 @@ def _slopes(of: _Densities, i: Ints, other: int, unit: Floats, d: Floats, reach:
     twice = (m * u).sum(-1)
     tensor = ((dg - 2 * g / d) * twice)[..., None] * u + (2 * g / d)[..., None] * m
     return np.stack([rho, vector, tensor], axis=2).reshape(len(i), SHELLS * ANGULAR, 3)
-
-
-def _put(forces: Singles, virial: Floats, block: slice, slope: Floats, i: Ints, j: Ints, r: Floats) -> None:
-    """Add dE/dr_ij of edges, (E, p, 3), to forces and virial of the columns in `block`."""
-    edges, p = len(i), slope.shape[1]
-    flat = slope.reshape(edges, p * 3)
-    one, at = np.ones(edges), np.arange(edges)
-    spread = csr_matrix(
-        (np.concatenate([one, -one]), (np.concatenate([i, j]), np.tile(at, 2))), (len(forces), edges)
-    )
-    forces[:, :, block] += (spread @ flat).reshape(len(forces), p, 3).transpose(0, 2, 1)
-    whole = (r.T @ flat).reshape(3, p, 3)
-    virial[:, block] += np.stack(
-        [whole[a, :, b] for a, b in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))]
-    )
 
 
 def _products(kinds: int) -> list[tuple[int, int]]:

@@ -142,6 +142,20 @@ class Coverage:
     def findings(self) -> list[Finding]:
         """What was found."""
         found = []
+        alone = sum(len(places) for places in self.isolated.values())
+        if self.frames and alone == self.frames:
+            found.append(
+                Finding(
+                    "error",
+                    "only-isolated-atoms",
+                    "there are only isolated atoms",
+                    "nothing but reference energies can be learned: add molecules or crystals",
+                )
+            )
+        elif self.frames == 1:
+            found.append(
+                Finding("note", "single-frame", "there is a single frame", "nothing is left to validate on")
+            )
         known = set(self.elements.get("train", {}))
         for set_, of in self.elements.items():
             if set_ != "train" and known and (new := sorted(set(of) - known)):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from physicsml_ase.check.basis import design, layout
+from physicsml_ase.check.basis import designs, layout
 from physicsml_ase.check.frame import Floats, Frame
 
 RIDGE = 1e-3
@@ -39,21 +39,21 @@ def probe(frames: Sequence[Frame], cutoff: float) -> Probe | None:
     columns = layout(chosen, cutoff)
     if not columns.size:
         return None
-    designs = [design(frame, columns) for frame in chosen]
+    features = designs(chosen, columns)
     labels = [np.asarray(frame.forces, dtype=np.float64).ravel() for frame in chosen]
     square = np.array([float(y @ y) for y in labels])
     sizes = np.array([len(y) for y in labels])
     weight = 1 / np.maximum(np.sqrt(square / sizes), np.median(np.sqrt(square / sizes)))
     for _ in range(ROUNDS):
         sums = [np.zeros((columns.size, columns.size + 1)) for _ in range(FOLDS)]
-        for s, (one, y) in enumerate(zip(designs, labels)):
+        for s, (one, y) in enumerate(zip(features, labels)):
             rows = one.forces * np.float32(weight[s])
             sums[s % FOLDS][:, :-1] += rows.T @ rows
             sums[s % FOLDS][:, -1] += rows.T @ (y * weight[s])
         whole = np.sum(sums, axis=0)
         coefficients = [_solve(whole - part) for part in sums]
         predicted = [
-            designs[s].forces @ coefficients[s % FOLDS].astype(np.float32) for s in range(len(chosen))
+            features[s].forces @ coefficients[s % FOLDS].astype(np.float32) for s in range(len(chosen))
         ]
         rest = np.array([np.sqrt(np.mean((y - p) ** 2)) for y, p in zip(labels, predicted)])
         weight = 1 / np.maximum(rest, max(np.median(rest), 1e-12))
@@ -64,11 +64,11 @@ def probe(frames: Sequence[Frame], cutoff: float) -> Probe | None:
     total = np.sqrt(predicted_square[inliers].sum() * square[inliers].sum())
     return Probe(
         frames=list(chosen),
-        energy=np.array([designs[s].energy @ fit for s in range(len(chosen))]),
-        virial=np.array([designs[s].virial @ fit for s in range(len(chosen))]),
+        energy=np.array([features[s].energy @ fit for s in range(len(chosen))]),
+        virial=np.array([features[s].virial @ fit for s in range(len(chosen))]),
         correlation=float(overlap[inliers].sum() / total) if total else 0.0,
         overlap=overlap,
-        forces=[(one.forces @ fit.astype(np.float32)).reshape(-1, 3).astype(np.float64) for one in designs],
+        forces=[(one.forces @ fit.astype(np.float32)).reshape(-1, 3).astype(np.float64) for one in features],
         predicted_square=predicted_square,
         label_square=square,
     )

@@ -17,12 +17,14 @@ from physicsml_ase.neighbors.pairs import find_pairs
 REACH = 4.5
 """Distances in a fingerprint [Å], or the cut-off where that is less."""
 DECAYS = np.array([0.0, 0.5, 1.0, 2.0])
-SAME, NEAR = 0.002, 0.02
-"""Largest difference of sorted distances [Å] of equal frames; mean difference of near ones."""
+SAME, NEAR = 0.002, 0.03
+"""Largest difference of sorted distances [Å] of equal frames; RMS displacement of near ones."""
 CLOSE = 0.02
 """Difference of fingerprints up to which frames are compared."""
-COMPARED = 600
-"""Pairs of frames that are compared distance by distance."""
+SURELY = 1e-5
+COMPARED = 400
+"""Pairs of frames that are compared distance by distance; of others, equal are those whose fingerprints are."""
+SOME = 4
 OTHER_ENERGY = 2e-3
 """Energies of equal frames differ by no more [eV/atom]."""
 
@@ -72,7 +74,7 @@ class Repeats:
         same, near = self._compared([(d, max(a, b), min(a, b)) for d, a, b in pairs], read)
         set_ = self.places[of[0]][0]
         found = same.finding(
-            "note" if len(same) < 0.05 * len(of) else "warning",
+            "warning" if len(same) > max(SOME, 0.05 * len(of)) else "note",
             "duplicates",
             f"{{n}} of {len(of)} ({set_}) that occur before, turned, mirrored or reordered perhaps",
             "they teach nothing new and count more than others: keep one of each",
@@ -120,13 +122,13 @@ class Repeats:
             if k in seen:
                 continue
             if number < COMPARED:
-                most, mean = difference(read(*self.places[k][:2]), read(*self.places[other][:2]), self.reach)
+                most, moved = difference(read(*self.places[k][:2]), read(*self.places[other][:2]), self.reach)
             else:
-                most, mean = (0.0, 0.0) if d < 1e-5 else (1.0, d)
+                most, moved = (0.0, 0.0) if d < SURELY else (np.inf, np.inf)
             if most < SAME:
                 same.put(*self.places[k], f"as {self.places[other][2]}")
                 self._twins[self.places[k][:2]] = other
-            elif mean < NEAR:
+            elif moved < NEAR:
                 near.put(*self.places[k], f"near {self.places[other][2]}")
             else:
                 continue
@@ -166,7 +168,13 @@ def fingerprint(frame: Frame, reach: float) -> Floats:
 
 
 def difference(a: Atoms, b: Atoms, reach: float) -> tuple[float, float]:
-    """Largest and mean difference of the sorted distances of each pair of elements [Å]; infinite for other atoms."""
+    """Largest difference of the sorted distances of each pair of elements, and the RMS displacement of the atoms [Å].
+
+    The first is infinite for other atoms, the second for another order of them too.
+    """
+    if len(a) != len(b) or (np.sort(a.numbers) != np.sort(b.numbers)).any():
+        return float("inf"), float("inf")
+    moved = displaced(a, b) if (a.numbers == b.numbers).all() else float("inf")
     lists = []
     for atoms in (a, b):
         pairs = find_pairs(atoms.positions, atoms.cell.array, atoms.pbc, reach)
@@ -174,14 +182,30 @@ def difference(a: Atoms, b: Atoms, reach: float) -> tuple[float, float]:
         kind = np.minimum(z[pairs.i], z[pairs.j]) * 1000 + np.maximum(z[pairs.i], z[pairs.j])
         order = np.lexsort((pairs.distance, kind))
         lists.append((kind[order], pairs.distance[order]))
-    if sorted(a.numbers) != sorted(b.numbers):
-        return float("inf"), float("inf")
-    away = []
+    most = 0.0
     for kind in np.union1d(lists[0][0], lists[1][0]):
         first, second = (d[k == kind] for k, d in lists)
         few, many = sorted((len(first), len(second)))
         if many - few > max(2, 0.02 * many):  # at the end of the reach some may be in one list only
-            return float("inf"), float("inf")
-        away.append(np.abs(first[:few] - second[:few]))
-    every = np.concatenate(away) if away else np.zeros(1)
-    return float(every.max(initial=0.0)), float(every.mean()) if len(every) else 0.0
+            return float("inf"), moved
+        most = max(most, float(np.abs(first[:few] - second[:few]).max(initial=0.0)))
+    return most, moved
+
+
+def displaced(a: Atoms, b: Atoms) -> float:
+    """RMS displacement from one frame to the other [Å], as well as they can be laid onto each other."""
+    x, y = a.positions, b.positions
+    if a.pbc.any():
+        if np.abs(a.cell.array - b.cell.array)[a.pbc].max() > NEAR:
+            return float("inf")
+        box = a.cell.complete().array
+        away = np.linalg.solve(box.T, (y - x).T).T
+        away[:, a.pbc] -= np.round(away[:, a.pbc])
+        away = away - away[:1]
+        away[:, a.pbc] -= np.round(away[:, a.pbc])
+        dx = (away - away.mean(0)) @ box
+    else:
+        x, y = x - x.mean(0), y - y.mean(0)
+        u, _, vt = np.linalg.svd(y.T @ x)
+        dx = y @ (u @ np.diag([1, 1, np.sign(np.linalg.det(u @ vt))]) @ vt) - x
+    return float(np.sqrt((dx**2).sum(1).mean()))

@@ -1,6 +1,7 @@
 """What a check found: as objects, as plain data, as text for people."""
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,8 @@ class Report:
     slopes: dict[str, float]
     """What the units were judged by."""
     seconds: float
+    keys: dict[str, str]
+    """Names under which labels were found, {ours: theirs}."""
     seen: int
     """Frames that were read; fewer than there are in the short form."""
 
@@ -60,6 +63,7 @@ class Report:
             "coverage": self.coverage,
             "cost": self.cost,
             "slopes": self.slopes,
+            "label_keys": self.keys,
             "seconds": round(self.seconds, 3),
             "frames_read": self.seen,
         }
@@ -72,11 +76,17 @@ class Report:
             console.print(f"{set_}: {in_number(count)} of {name}", markup=False)
         self._print_coverage(console)
         if self.findings:
-            console.print(_findings_table(self.findings))
+            console.print(_findings_table(self.findings, self._short_place))
         counts = [(grade, sum(f.grade == grade for f in self.findings)) for grade in GRADES]
         told = ", ".join(f"{n} {grade}{'s' if n != 1 else ''}" for grade, n in counts if n)
         console.print(f"{told or 'nothing found'}; {in_number(self.seen)} read in {in_time(self.seconds)}")
         return stream.getvalue() if color else _bare(stream.getvalue())
+
+    def _short_place(self, where: str) -> str:
+        """The place without the names of files that were said before."""
+        for set_, (name, _) in self.sets.items():
+            where = where.replace(f"{name} ", f"{set_} " if len(self.sets) > 1 else "")
+        return where
 
     def _print_coverage(self, console: Console) -> None:
         c = self.coverage
@@ -103,13 +113,13 @@ class Report:
         )
 
 
-def _findings_table(findings: tuple[Finding, ...]) -> Table:
+def _findings_table(findings: tuple[Finding, ...], short: Callable[[str], str]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, expand=True)
     table.add_column("grade", no_wrap=True)
     table.add_column("what and where", ratio=3)
     table.add_column("what to do", ratio=2)
     for f in findings:
-        named = "; ".join(f.where) + (
+        named = "; ".join(map(short, f.where)) + (
             f"; and {len(f.frames) - len(f.where)} more" * (len(f.frames) > len(f.where))
         )
         what = f"{f.message} [{f.code}]" + (f"\n{named}" if named else "")

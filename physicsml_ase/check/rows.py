@@ -10,10 +10,10 @@ NONE, SOME = 0.2, 0.5
 frames do, and single ones can be told."""
 ENOUGH = 600
 """Force components from which a lack of correlation means something."""
-FACTOR = 4.0
+FACTOR = 6.0
 """Forces of a frame are in another unit at so many times what the other frames let expect."""
-SAME_SIZE = 0.3
-"""Frames with smaller forces than this part of the median RMS are not judged."""
+FEWEST = 8
+"""Atoms of a frame that is judged by itself; in smaller ones symmetry leaves too few free components."""
 LEAST_FORCE = 0.1
 """RMS component [eV/Å] of forces that a fit is able to follow."""
 
@@ -46,7 +46,7 @@ def _scaled(fit: Probe, rms: np.ndarray) -> list[Finding]:
     """Frames whose forces point where they should, but are of another size."""
     follow = fit.overlap / np.sqrt(fit.predicted_square * fit.label_square + 1e-300)
     scale = fit.overlap / (fit.predicted_square + 1e-300)
-    judged = (follow > 0.8) & (rms > 1e-3)
+    judged = (follow > 0.8) & (rms > 1e-3) & _large(fit)
     if judged.sum() < 6:
         return []
     usual = float(np.quantile(scale[judged], 0.4))
@@ -68,7 +68,7 @@ def _strange(fit: Probe, rms: np.ndarray, typical: float) -> list[Finding]:
     if np.quantile(follow, 0.6) < 0.8:
         return []
     places = Places()
-    for k in np.flatnonzero((follow < 0.3) & (rms > 0.7 * typical)).tolist():
+    for k in np.flatnonzero((follow < 0.3) & (rms > 0.7 * typical) & _large(fit)).tolist():
         places.add(fit.frames[k], f"r {follow[k]:.2f}")
     return places.finding(
         "warning",
@@ -76,3 +76,8 @@ def _strange(fit: Probe, rms: np.ndarray, typical: float) -> list[Finding]:
         "{n} with forces that do not follow from the positions, as the others' do",
         "rows of other atoms or frames, the wrong sign, or a failed calculation: look at them",
     )
+
+
+def _large(fit: Probe) -> np.ndarray:
+    """Frames of enough atoms."""
+    return np.array([len(f.atoms) >= FEWEST for f in fit.frames])

@@ -128,6 +128,7 @@ def check_sources(
         cost=cost(round(atoms_read * scale)),
         slopes=slopes,
         seconds=time.monotonic() - started,
+        keys=wanted,
         seen=seen,
     )
 

@@ -71,12 +71,12 @@ class Evidence(NamedTuple):
 def energy_against_forces(fit: Probe) -> Evidence:
     """The slopes, each one where units and signs agree."""
     guesses = {f.index: Guess(e, forces) for f, e, forces in zip(fit.frames, fit.energy, fit.forces)}
+    work = works(fit.frames, guesses)
     slopes = []
-    for guessed in (guesses, None):
-        work = works(fit.frames, guessed)
-        same = np.flatnonzero(work.strain <= SAME_CELL)
+    for found in (work.forces, work.rule):
+        same = np.flatnonzero((work.strain <= SAME_CELL) & np.isfinite(found))
         near = same[np.argsort(work.moved[same], kind="stable")][:NEAREST]
-        slopes.append(slope(work.forces[near] / work.size[near], work.energy[near] / work.size[near], True))
+        slopes.append(slope(found[near] / work.size[near], work.energy[near] / work.size[near], True))
     return Evidence(slopes[0], slopes[1], _by_fit(fit))
 
 

@@ -19,8 +19,8 @@ MOST_DISPLACED = 0.6
 """Largest displacement of an atom [Å] over which the trapezoid rule is trusted."""
 MOST_DISPLACED_GUESSED = 2.0
 """The same with the help of a fit."""
-GROUP = 48
-"""Frames of one kind that are compared with each other."""
+GROUP = 24
+"""Later frames of its kind that a frame is compared with."""
 
 
 class Guess(NamedTuple):
@@ -38,7 +38,8 @@ class Work(NamedTuple):
     """Of P pairs of frames, per pair."""
 
     energy: Floats  # E2 - E1, (P,)
-    forces: Floats  # work against the forces, (P,)
+    forces: Floats  # work against the forces, with the help of a fit where there is one, (P,)
+    rule: Floats  # the same without help, NaN where the frames are too far from each other, (P,)
     stress: Floats  # work against the stress per component, (P, 6), NaN without one
     strain: Floats  # largest component, (P,)
     moved: Floats  # largest displacement of an atom [Å], (P,)
@@ -52,8 +53,9 @@ def works(frames: Sequence[Frame], guessed: Mapping[int, Guess] | None = None) -
     which reaches much further.
     """
     rows = [row for group in _groups(frames) for row in _pairs(group, guessed)]
-    table = np.array(rows) if rows else np.empty((0, 11))
-    return Work(table[:, 0], table[:, 1], table[:, 2:8], table[:, 8], table[:, 9], table[:, 10])
+    table = np.array(rows) if rows else np.empty((0, 12))
+    energy, helped, rule = table.T[:3]
+    return Work(energy, helped, rule, table[:, 3:9], table[:, 9], table[:, 10], table[:, 11])
 
 
 def _groups(frames: Sequence[Frame]) -> Iterator[list[Frame]]:
@@ -82,7 +84,8 @@ def _pair(first: Frame, second: Frame, guess1: Guess, guess2: Guess) -> list[flo
     assert first.forces is not None
     assert second.forces is not None
     x1, x2 = first.atoms.positions, second.atoms.positions
-    f1, f2 = first.forces - guess1.forces, second.forces - guess2.forces
+    f1, f2 = first.forces, second.forces
+    g1, g2 = guess1.forces, guess2.forces
     strain, stress_work = np.zeros((3, 3)), np.zeros(6)
     pbc = first.atoms.pbc
     if pbc.any():
@@ -111,10 +114,12 @@ def _pair(first: Frame, second: Frame, guess1: Guess, guess2: Guess) -> list[flo
         x1, x2 = x1 - x1.mean(0), x2 - x2.mean(0)
         u, _, vt = np.linalg.svd(x2.T @ x1)
         turn = u @ np.diag([1, 1, np.sign(np.linalg.det(u @ vt))]) @ vt
-        dx, f2 = x2 @ turn - x1, f2 @ turn
+        dx, f2, g2 = x2 @ turn - x1, f2 @ turn, g2 @ turn
     moved = float(np.linalg.norm(dx, axis=1).max())
     if moved > (MOST_DISPLACED_GUESSED if guess1.known else MOST_DISPLACED):
         return None
-    forces_work = -0.5 * float(((f1 + f2) * dx).sum()) + guess2.energy - guess1.energy
+    by_rule = -0.5 * float(((f1 + f2) * dx).sum())
+    helped = by_rule + 0.5 * float(((g1 + g2) * dx).sum()) + guess2.energy - guess1.energy
     energy = second.energy - first.energy
-    return [energy, forces_work, *stress_work, float(np.abs(strain).max()), moved, float(len(x1))]
+    by_rule = by_rule if moved <= MOST_DISPLACED else float("nan")
+    return [energy, helped, by_rule, *stress_work, float(np.abs(strain).max()), moved, float(len(x1))]

@@ -1,7 +1,7 @@
 """The program: its verbs, its own lines on stderr, and its exit statuses.
 
-0 done; 1 a relaxation that did not converge, or errors in checked data; 2 wrong input, in one line; 130 interrupted. Only a mistake in
-the program itself shows a traceback.
+0 done; 1 a relaxation that did not converge, or errors in checked data; 2 wrong input, in one line; 130
+interrupted. Only a mistake in the program itself shows a traceback.
 """
 
 import errno

@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from physicsml_ase.cli.options import Ckpt, Device, Structures, one_or_many
-from physicsml_ase.conventions import InputError
+from physicsml_ase.cli.options import Ckpt, Device, Structures, as_keys, one_or_many
 
 
 def evaluate(
@@ -23,7 +22,7 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Errors on labelled structures: tables, predictions and parity plots."""
-    keys = _pairs(label_key or [])
+    keys = as_keys(label_key or [])
 
     from physicsml_ase.calculator import choose_device
     from physicsml_ase.checkpoint import load_potential
@@ -53,11 +52,3 @@ def predict(
     potential = load_potential(ckpt, device=choose_device(device))
     count = write_predictions(potential, one_or_many(data), output)
     typer.echo(f"{count} structures written to {output}")
-
-
-def _pairs(values: list[str]) -> dict[str, str]:
-    pairs = [value.partition("=") for value in values]
-    for key, _, value in pairs:
-        if not (key and value):
-            raise InputError(f"--label-key takes NAME=KEY, such as energy=REF_energy, not {key!r}")
-    return {key: value for key, _, value in pairs}

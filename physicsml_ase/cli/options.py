@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from physicsml_ase.conventions import InputError
+
 Ckpt = Annotated[str, typer.Argument(metavar="CKPT", help="A model.ckpt, or a run's training checkpoint.")]
 Model = Annotated[
     str,
@@ -58,3 +60,12 @@ def keep_memory() -> None:
 def one_or_many(values: list[str]) -> str | list[str]:
     """What `open_source` takes, from an argument that may be repeated."""
     return values[0] if len(values) == 1 else values
+
+
+def as_keys(values: list[str]) -> dict[str, str]:
+    """{NAME: KEY} from the values of --label-key."""
+    pairs = [value.partition("=") for value in values]
+    for key, _, value in pairs:
+        if not (key and value):
+            raise InputError(f"--label-key takes NAME=KEY, such as energy=REF_energy, not {key!r}")
+    return {key: value for key, _, value in pairs}

@@ -1,0 +1,105 @@
+"""A copy of data without what is certainly wrong: frames that training refuses, labels that are not numbers.
+
+Nothing is guessed: units, signs and outliers stay as they are, for people to decide on.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io.extxyz import write_xyz
+
+from physicsml_ase.check.findings import in_number
+from physicsml_ase.check.frame import LABELS, look
+from physicsml_ase.check.report import Report
+from physicsml_ase.conventions import InputError, matrix_to_voigt
+from physicsml_ase.data.sources import Source
+
+DROPPED = {
+    "unreadable": "that can not be read",
+    "unusable-geometry": "with a geometry that training refuses",
+    "overlapping-atoms": "with atoms on top of each other",
+    "duplicates": "that occur before",
+}
+"""Findings whose frames are left out."""
+CUTOFF = 3.0
+
+
+def repair(report: Report, source: Source, set_: str, keys: Mapping[str, str], path: str | Path) -> list[str]:
+    """Write the frames of a set that can stay to `path`, as extxyz; returns what was done, one line each."""
+    path = Path(path)
+    if path.suffix not in (".xyz", ".extxyz"):
+        raise InputError(
+            f"{path}: repaired data are written as extxyz, so the name must end in .xyz or .extxyz"
+        )
+    dropped: dict[int, str] = {}
+    disagree = {
+        i for f in report.findings if f.code == "disagreeing-duplicates" for s, i in f.frames if s == set_
+    }
+    for finding in report.findings:
+        if finding.code in DROPPED:
+            for s, index in finding.frames:
+                if s == set_ and not (finding.code == "duplicates" and index in disagree):
+                    dropped.setdefault(index, finding.code)
+    if len(dropped) == len(source):
+        raise InputError(f"{source.name}: no frame could stay, nothing is written to {path}")
+    lost, renamed = [0], [0]
+    _write(_kept(source, dropped, keys, lost, renamed), path)
+    done = [
+        f"dropped {in_number(n)} {why}"
+        for code, why in DROPPED.items()
+        if (n := sum(of == code for of in dropped.values()))
+    ]
+    if lost[0]:
+        done.append(f"removed {lost[0]} label{'s' * (lost[0] != 1)} that are not finite or of a wrong shape")
+    if renamed[0]:
+        names = ", ".join(f"{theirs} to {ours}" for ours, theirs in keys.items())
+        done.append(f"renamed labels in {in_number(renamed[0])}: {names}")
+    done.append(f"wrote {in_number(len(source) - len(dropped))} to {path}; nothing else was changed")
+    return done
+
+
+def _kept(
+    source: Source, dropped: Mapping[int, str], keys: Mapping[str, str], lost: list[int], renamed: list[int]
+) -> Iterator[Atoms]:
+    """The frames that stay, with labels under our names; counts what is done to them."""
+    for index in range(len(source)):
+        if index in dropped:
+            continue
+        frame = look(source[index], "", index, source.where(index), keys, CUTOFF)
+        atoms = frame.atoms.copy()
+        pairs = atoms.info.pop("key_value_pairs", None) or {}
+        atoms.info.pop("data", None)
+        taken = {*LABELS, *keys.values()}
+        info = {**{k: v for k, v in pairs.items() if k not in atoms.info}, **atoms.info}
+        atoms.info = {k: v for k, v in info.items() if k not in taken and not isinstance(v, dict)}
+        for key in taken & set(atoms.arrays):
+            del atoms.arrays[key]
+        results: dict[str, object] = {}
+        if np.isfinite(frame.energy):
+            results["energy"] = frame.energy
+        if frame.forces is not None:
+            results["forces"] = frame.forces
+        if frame.stress is not None:
+            results["stress"] = matrix_to_voigt(frame.stress)
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        lost[0] += len(frame.faults)
+        renamed[0] += any(name in keys and keys[name] != name for name in results)
+        yield atoms
+
+
+def _write(frames: Iterator[Atoms], path: Path) -> None:
+    """Complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("w", encoding="utf-8") as stream:
+            for atoms in frames:
+                write_xyz(stream, atoms)
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
