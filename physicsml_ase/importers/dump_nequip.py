@@ -31,7 +31,7 @@ def main(model: str, output: str) -> None:
 
 def describe(model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Hyperparameters as plain data, and weights by name."""
-    network = model
+    network: Any = model
     while not (isinstance(network, nn.Sequential) or hasattr(network, "per_type_energy_scale_shift")):
         network = getattr(network, "model", None) or network.func
     parts = dict(network.named_children())
@@ -51,7 +51,7 @@ def describe(model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return meta, {name: value.detach().clone() for name, value in state.items()}
 
 
-def mlp(module: nn.Module, name: str, state: dict[str, Tensor]) -> list[str]:
+def mlp(module: Any, name: str, state: dict[str, Tensor]) -> list[str]:
     """Its matrices (inputs, outputs) under `NAME.K`; the names of its nonlinearities."""
     inner = module.mlp
     if hasattr(inner, "weights"):  # several linear layers, multiplied into one
@@ -68,7 +68,7 @@ def mlp(module: nn.Module, name: str, state: dict[str, Tensor]) -> list[str]:
     return [type(part).__name__ for part in inner if not hasattr(part, "alpha")]
 
 
-def linear(module: nn.Module, name: str, state: dict[str, Tensor]) -> None:
+def linear(module: Any, name: str, state: dict[str, Tensor]) -> None:
     """Of e3nn's Linear the matrix (inputs, outputs) of each irrep."""
     first = 0
     for step in module.instructions:
@@ -78,7 +78,7 @@ def linear(module: nn.Module, name: str, state: dict[str, Tensor]) -> None:
         first += size
 
 
-def connection(module: nn.Module, name: str, state: dict[str, Tensor]) -> None:
+def connection(module: Any, name: str, state: dict[str, Tensor]) -> None:
     """Of e3nn's FullyConnectedTensorProduct with scalars the weights (scalars, inputs, outputs) of each irrep."""
     first = 0
     for step in module.instructions:
@@ -89,7 +89,7 @@ def connection(module: nn.Module, name: str, state: dict[str, Tensor]) -> None:
         first += a * b * c
 
 
-def convnet(part: nn.Module, k: int, meta: dict[str, Any], state: dict[str, Tensor]) -> None:
+def convnet(part: Any, k: int, meta: dict[str, Any], state: dict[str, Tensor]) -> None:
     """One layer of NequIP."""
     conv, name = part.conv, f"layer{k}"
     linear(conv.linear_1, name + ".send", state)
@@ -107,49 +107,49 @@ def convnet(part: nn.Module, k: int, meta: dict[str, Any], state: dict[str, Tens
     average(conv.avg_num_neighbors_norm, meta)
 
 
-def average(part: nn.Module, meta: dict[str, Any]) -> None:
+def average(part: Any, meta: dict[str, Any]) -> None:
     """Mean numbers of neighbours, one for all or one for each type."""
     for value in part.norm_const.flatten().double().tolist():
         if value not in meta["avg_num_neighbors"]:
             meta["avg_num_neighbors"].append(value)
 
 
-def type_embed(part: nn.Module, meta: dict[str, Any], state: dict[str, Tensor]) -> None:
+def type_embed(part: Any, meta: dict[str, Any], state: dict[str, Tensor]) -> None:
     """NequIP's numbers of each type."""
     state["embedding"] = part.embed_module.weight
     if getattr(part, "do_categorical_graph_field_embed", False):
         meta["unknown"].append("categorical_graph_field_embed")
 
 
-def spharm(part: nn.Module, meta: dict[str, Any], state: dict[str, Tensor]) -> None:
+def spharm(part: Any, meta: dict[str, Any], state: dict[str, Tensor]) -> None:
     """Spherical harmonics of edges."""
     meta["harmonics"] = str(part.irreps_edge_sh)
 
 
-def edge_norm(part: nn.Module, meta: dict[str, Any], state: dict[str, Tensor]) -> None:
+def edge_norm(part: Any, meta: dict[str, Any], state: dict[str, Tensor]) -> None:
     """The cut-off."""
     meta["r_max"] = float(part.r_max)
     if getattr(part, "_per_edge_type", False):
         meta["unknown"].append("per_edge_type_cutoff")
 
 
-def bessel_encode(part: nn.Module, meta: dict[str, Any], state: dict[str, Tensor]) -> None:
+def bessel_encode(part: Any, meta: dict[str, Any], state: dict[str, Tensor]) -> None:
     """The radial basis."""
     state["bessel"] = part.bessel_weights[0]
     meta |= {"bessel_trainable": bool(part.trainable), "polynomial_cutoff_p": float(part.cutoff.p)}
 
 
-def factor(part: nn.Module, meta: dict[str, Any], state: dict[str, Tensor]) -> None:
+def factor(part: Any, meta: dict[str, Any], state: dict[str, Tensor]) -> None:
     """What the radial basis is multiplied by."""
     meta["bessel_factor"] = float(part.factor)
 
 
-def readout(part: nn.Module, meta: dict[str, Any], state: dict[str, Tensor]) -> None:
+def readout(part: Any, meta: dict[str, Any], state: dict[str, Tensor]) -> None:
     """From features to an energy."""
     meta["readout"] = mlp(part.mlp_module, "readout", state)
 
 
-def scale_shift(part: nn.Module, meta: dict[str, Any], state: dict[str, Tensor]) -> None:
+def scale_shift(part: Any, meta: dict[str, Any], state: dict[str, Tensor]) -> None:
     """Scales and shifts of the energies of each type, or of all."""
     meta["type_names"] = list(part.type_names)
     if part.has_scales:
@@ -158,7 +158,7 @@ def scale_shift(part: nn.Module, meta: dict[str, Any], state: dict[str, Tensor])
         state["shifts"] = part.shifts.flatten()
 
 
-def pair_potential(part: nn.Module, meta: dict[str, Any], state: dict[str, Tensor]) -> None:
+def pair_potential(part: Any, meta: dict[str, Any], state: dict[str, Tensor]) -> None:
     """A pair potential beside the network: ZBL is known."""
     if type(part).__name__ != "ZBL":
         meta["unknown"].append(f"pair_potential {type(part).__name__}")
@@ -166,7 +166,7 @@ def pair_potential(part: nn.Module, meta: dict[str, Any], state: dict[str, Tenso
     meta["zbl"] = {"p": float(part.cutoff.p), "unit": 2 * float(part._qqr2exesquare)}
 
 
-def radial_chemical_embed(part: nn.Module, meta: dict[str, Any], state: dict[str, Tensor]) -> None:
+def radial_chemical_embed(part: Any, meta: dict[str, Any], state: dict[str, Tensor]) -> None:
     """Allegro's first numbers of an edge: Bessel functions times numbers of both types."""
     inner = dict(part.named_children())
     if set(inner) != {"bessel_encode", "type_embed"}:
@@ -178,12 +178,12 @@ def radial_chemical_embed(part: nn.Module, meta: dict[str, Any], state: dict[str
     mlp(inner["type_embed"].basis_linear, "basis", state)
 
 
-def scalar_embed_mlp(part: nn.Module, meta: dict[str, Any], state: dict[str, Tensor]) -> None:
+def scalar_embed_mlp(part: Any, meta: dict[str, Any], state: dict[str, Tensor]) -> None:
     """Allegro's network of these."""
     meta["two_body"] = mlp(part.mlp_module, "two_body", state)
 
 
-def tensor_embed(part: nn.Module, meta: dict[str, Any], state: dict[str, Tensor]) -> None:
+def tensor_embed(part: Any, meta: dict[str, Any], state: dict[str, Tensor]) -> None:
     """Allegro's first tensors of an edge."""
     meta["harmonics"] = str(part.irreps_out[part.tensor_basis_out_field])
     mlp(part.env_embed_linear, "tensors", state)
@@ -191,7 +191,7 @@ def tensor_embed(part: nn.Module, meta: dict[str, Any], state: dict[str, Tensor]
         meta["unknown"].append("weight_individual_irreps = False")
 
 
-def allegro(part: nn.Module, meta: dict[str, Any], state: dict[str, Tensor]) -> None:
+def allegro(part: Any, meta: dict[str, Any], state: dict[str, Tensor]) -> None:
     """Allegro's layers."""
     mlp(part.first_layer_env_embed_projection, "first", state)
     average(part.avg_num_neighbors_norm, meta)
@@ -205,7 +205,7 @@ def allegro(part: nn.Module, meta: dict[str, Any], state: dict[str, Tensor]) -> 
         meta["layers"].append(layer)
 
 
-def edge_eng_sum(part: nn.Module, meta: dict[str, Any], state: dict[str, Tensor]) -> None:
+def edge_eng_sum(part: Any, meta: dict[str, Any], state: dict[str, Tensor]) -> None:
     """Allegro's sum of the energies of edges."""
     average(part.norm_module, meta)
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from physicsml_ase.config import validate
+from physicsml_ase.importers.allegro import from_allegro
 from physicsml_ase.importers.nequip_parts import (
     basis_settings,
     by_number,
@@ -24,8 +25,9 @@ from physicsml_ase.potential import Potential
 
 
 def import_nequip(path: Path) -> Potential:
-    """The potential in a file that `dump_nequip.py` wrote of NequIP."""
-    return from_nequip(*read_dump(path, "nequip"))
+    """The potential in a file that `dump_nequip.py` wrote, of NequIP or Allegro."""
+    meta, state = read_dump(path)
+    return (from_allegro if meta["architecture"] == "allegro" else from_nequip)(meta, state)
 
 
 def from_nequip(meta: Mapping[str, Any], state: Mapping[str, Tensor]) -> Potential:

@@ -16,7 +16,7 @@ from physicsml_ase.potential import Potential
 FORMAT = "physicsml_ase nequip 1"
 
 
-def read_dump(path: Path, architecture: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_dump(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Hyperparameters and weights in a file that `dump_nequip.py` wrote."""
     if not path.exists():
         raise InputError(f"{path}: there is no such file")
@@ -31,8 +31,6 @@ def read_dump(path: Path, architecture: str) -> tuple[dict[str, Any], dict[str, 
         raise InputError(
             f"{path} is not what {script.name} writes; where nequip is installed, run: python {script} MODEL OUT.pt"
         )
-    if meta["architecture"] != architecture:
-        raise InputError(f"{path} is of {meta['architecture']}, not of {architecture}")
     return meta, state
 
 

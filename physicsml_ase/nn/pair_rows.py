@@ -19,6 +19,7 @@ class PairRows(NamedTuple):
 
     slots: Slots
     edge: Tensor  # (P - 1,) int64, one edge of each pair; the last pair is that of an atom and itself
+    pair_of_edge: Tensor  # (E,) int64
     pair: Tensor  # (S,) int64, pair of each slot
     neighbor: Tensor  # (S,) int64, atom of each slot
 
@@ -28,11 +29,22 @@ class PairRows(NamedTuple):
 
     def fill(self, edges: Tensor) -> Tensor:
         """Values of edges in rows, zero in padding, (E, F) -> (R, J, F)."""
-        if (
-            self.slots.row_atom is None and self.pair.shape[0] == edges.shape[0]
-        ):  # slots are the edges, in order
-            return edges.view(-1, self.slots.width, edges.shape[1])
+        if self._full():
+            return edges.reshape(-1, self.slots.width, edges.shape[1])
         return self.slots.fill(edges)
+
+    def of_edges(self, x: Tensor) -> Tensor:
+        """The inverse of `fill`, (R, J, F) -> (E, F)."""
+        flat = x.flatten(0, 1)
+        return flat if self._full() else flat.index_select(0, self.slots.slot)
+
+    def _full(self) -> bool:
+        """Whether slots are the edges, in order."""
+        return self.pair.shape[0] == self.pair_of_edge.shape[0]
+
+    def neighbor_sum(self, x: Tensor, num_atoms: int) -> Tensor:
+        """Sums over neighbours, (E, F) -> (N, F)."""
+        return self.slots.per_atom(self.fill(x).sum(1), num_atoms)
 
     def sums(self, harmonics: Tensor, x: Tensor, num_atoms: int) -> Tensor:
         """Sums over neighbours of Y_m x, from harmonics (R, M, J) and x (S, F) to (N, M, F)."""
@@ -45,6 +57,7 @@ def make_pair_rows(graph: Graph) -> PairRows:
     pairs, slots, j = make_pairs(graph), make_slots(graph), graph.edge_index[1]
     num_slots = slots.reverse.shape[0]
     if num_slots == j.shape[0]:  # no padding
-        return PairRows(slots, pairs.edge, pairs.of_edge, j)
+        return PairRows(slots, pairs.edge, pairs.of_edge, pairs.of_edge, j)
     pair = j.new_full((num_slots,), pairs.edge.shape[0]).index_copy(0, slots.slot, pairs.of_edge)
-    return PairRows(slots, pairs.edge, pair, j.new_zeros(num_slots).index_copy(0, slots.slot, j))
+    neighbor = j.new_zeros(num_slots).index_copy(0, slots.slot, j)
+    return PairRows(slots, pairs.edge, pairs.of_edge, pair, neighbor)
