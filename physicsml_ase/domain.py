@@ -30,6 +30,8 @@ class Domain:
     """Mean energy of an atom beyond its reference energy [eV], at which learning starts."""
     shortest_distances: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     """Shortest distance within the cut-off of each pair of elements in the training data [Å], as {"H-O": 0.93}."""
+    neighbor_counts: dict[str, tuple[int, int]] = Field(default_factory=dict)
+    """Fewest and most neighbours within the cut-off of an atom of each element in the training data, {"H": [3, 17]}."""
     short_range: Literal["zbl", "none"] = "zbl"
     """Repulsion that begins at nine tenths of the shortest distances: ZBL and a spring, or none."""
     attrs: tuple[str, ...] = ()

@@ -81,6 +81,7 @@ def resolve_domain(survey: Survey, recipe: Recipe, references_wanted: Wanted = N
         energy_scale=scale,
         energy_shift=_middle(residual[~isolated & ~outliers.energy]),
         shortest_distances=survey.shortest_distances,
+        neighbor_counts=survey.neighbor_counts,
         label_shifts={x.name: float(survey.moments[x.name].mean[0]) for x in survey.labels if x.shape == ()},
         label_scales=_label_scales(survey, force_square),
         attrs=recipe.attrs,

@@ -53,6 +53,8 @@ class Survey:
         self.moments: dict[str, Moments] = defaultdict(Moments)
         """Of each label's components, and of "graph_attrs"."""
         self._closest = torch.full((NUM_ELEMENTS * NUM_ELEMENTS,), torch.inf, dtype=torch.float64)
+        self._fewest = torch.full((NUM_ELEMENTS,), torch.iinfo(torch.int64).max)
+        self._most = torch.full((NUM_ELEMENTS,), -1)
         self._columns: dict[str, list[Floats]] = defaultdict(list)
         self._compositions: list[tuple[Ints, NDArray[np.uint16 | np.uint32]]] = []
 
@@ -88,6 +90,14 @@ class Survey:
         return {f"{chemical_symbols[a]}-{chemical_symbols[b]}": float(table[a, b]) for a, b in pairs}
 
     @property
+    def neighbor_counts(self) -> dict[str, tuple[int, int]]:
+        """Fewest and most neighbours of an atom of each element, by symbols: {"H": (3, 17)}."""
+        return {
+            chemical_symbols[z]: (int(self._fewest[z]), int(self._most[z]))
+            for z in (self._most >= 0).nonzero()[:, 0].tolist()
+        }
+
+    @property
     def isolated(self) -> NDArray[np.bool_]:
         """Which structures are a single atom without neighbours, (S,)."""
         return (self.column("num_atoms") == 1) & (self.column("num_neighbors") == 0)
@@ -116,7 +126,7 @@ class Survey:
         for name, values in (rows | {"force_square": square, "force_max": largest}).items():
             self._columns[name].append(values.numpy())
         self._columns["source"].append(np.full(size, source, dtype=np.uint32))
-        self._add_distances(flat)
+        self._add_neighbors(flat)
         for label in self.labels:
             target = flat.arrays[label.level][f"targets.{label.name}"]
             has = ~target.isnan().flatten(1).all(1) if label.shape else ~target.isnan()
@@ -129,13 +139,16 @@ class Survey:
         if "inputs.graph_attrs" in of:
             self.moments["graph_attrs"].add(of["inputs.graph_attrs"].numpy())
 
-    def _add_distances(self, flat: Flat) -> None:
+    def _add_neighbors(self, flat: Flat) -> None:
         graph = flat.to_graph()
         d = edge_vectors(graph).square().sum(1).sqrt()
         i, j = graph.atomic_numbers[graph.edge_index]
         apart = d > 0  # an atom is no neighbour of itself
         pairs = (i * NUM_ELEMENTS + j)[apart]
         self._closest = self._closest.scatter_reduce(0, pairs, d[apart], "amin")
+        count = torch.bincount(graph.edge_index[0][apart], minlength=len(graph.atomic_numbers))
+        self._fewest = self._fewest.scatter_reduce(0, graph.atomic_numbers, count, "amin")
+        self._most = self._most.scatter_reduce(0, graph.atomic_numbers, count, "amax")
 
 
 def _force_sizes(forces: Tensor | None, batch: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -168,6 +168,7 @@ def _as_before(config: RunConfig, domain: Domain, before: Domain) -> Domain:
         elements=tuple(sorted({*domain.elements, *before.elements})),
         atomic_energies=energies,
         shortest_distances=shorter_of(domain.shortest_distances, before.shortest_distances),
+        neighbor_counts=wider_of(domain.neighbor_counts, before.neighbor_counts),
         short_range=config.short_range,
         label_shifts=domain.label_shifts | before.label_shifts,
         label_scales=domain.label_scales | before.label_scales,
@@ -179,6 +180,12 @@ def _as_before(config: RunConfig, domain: Domain, before: Domain) -> Domain:
 def shorter_of(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
     """Of each pair of elements the shorter distance."""
     return {pair: min(d for d in (a.get(pair), b.get(pair)) if d is not None) for pair in sorted({*a, *b})}
+
+
+def wider_of(a: dict[str, tuple[int, int]], b: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """Of each element the smaller of the fewest neighbours and the larger of the most."""
+    both = {x: [seen[x] for seen in (a, b) if x in seen] for x in sorted({*a, *b})}
+    return {x: (min(low for low, _ in of), max(high for _, high in of)) for x, of in both.items()}
 
 
 def _warn_of_other_level(domain: Domain, before: Domain) -> None:
