@@ -24,8 +24,10 @@ from physicsml_ase.config import config, register_model
 from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph
 from physicsml_ase.nn.elements import ElementIndex
-from physicsml_ase.nn.features import Features, NodeEmbedding, lengths_and_directions, segment_sum
-from physicsml_ase.nn.matrices import PARTS, Matrices, convolve
+from physicsml_ase.nn.features import Features, NodeEmbedding, lengths_and_directions
+from physicsml_ase.nn.matrices import PARTS, Matrices
+from physicsml_ase.nn.matrix_messages import messages
+from physicsml_ase.nn.outer_sums import outer_sum
 from physicsml_ase.nn.pairs import Pairs, make_pairs
 from physicsml_ase.nn.smearing import CutoffKind, RadialKind, cutoff_function, radial_basis
 
@@ -77,11 +79,8 @@ class Embedding(nn.Module):
         i, j = graph.edge_index
         n, num = graph.atomic_numbers.shape[0], self.index.num
         place = self.index.places.index_select(0, graph.atomic_numbers)
-        density = (matrices.of_directions(u_ij)[:, :, None] * radial[:, None, :]).flatten(1)  # (E, 9 (K + 1))
-        if num == 1:
-            density = segment_sum(density, i, n)
-        else:
-            density = segment_sum(density, i * num + place.index_select(0, j), n * num)
+        group = i if num == 1 else i * num + place.index_select(0, j)
+        density = outer_sum(matrices.of_directions(u_ij), radial, group, n * num)
         density = density.view(n, num, 9, -1).permute(2, 0, 1, 3)  # (9, N, Z, K + 1)
         own = nn.functional.one_hot(place, num).to(radial.dtype)[:, :, None] * (math.sqrt(3) * itself)
         density = torch.cat([density[:1] + own, density[1:]])  # the atom's own part, a multiple of one
@@ -133,7 +132,8 @@ class Interaction(nn.Module):
         factors = (factors * cutoff).unflatten(1, (3, -1))  # (P, 3, F)
         x = x / (x.square().sum(0) + 1)
         y = torch.cat([linear(x[part]) for linear, part in zip(self.before, PARTS)])
-        message = convolve(factors, y, graph, pairs) + y * matrices.for_all(factors[-1][:, None])
+        message = messages(factors, y.transpose(0, 1), graph, pairs).transpose(0, 1)
+        message = message + y * matrices.for_all(factors[-1][:, None])  # of the atom itself
         a, b = matrices.whole(y), matrices.whole(message)  # (3, 3, N, F)
         product = matrices.parts(2 * matmul(a, b) if self.proper else matmul(a, b) + matmul(b, a))
         product = product / (product.square().sum(0) + 1)

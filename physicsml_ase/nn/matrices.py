@@ -1,17 +1,14 @@
-"""3x3 matrices as 1 + 3 + 5 coefficients of an orthonormal basis, and messages that keep these parts apart.
+"""3x3 matrices as 1 + 3 + 5 coefficients of an orthonormal basis.
 
 The basis: one / sqrt(3); the antisymmetric matrices [x], [y], [z] / sqrt(2), with [a] b = a x b; five symmetric
-traceless ones. Shapes: N atoms, E edges, P pairs, F channels.
+traceless ones. Shapes: N atoms, E edges, F channels.
 """
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from physicsml_ase.graph import Graph
 from physicsml_ase.nn.constants import Constants
-from physicsml_ase.nn.features import segment_sum
-from physicsml_ase.nn.pairs import Pairs
 
 PARTS = (slice(0, 1), slice(1, 4), slice(4, 9))
 """Multiple of one, antisymmetric, symmetric traceless."""
@@ -60,15 +57,3 @@ class Matrices(Constants):
     def for_all(self, x: Tensor) -> Tensor:
         """A factor of each part for all coefficients in it, (3, ...) -> (9, ...)."""
         return x.index_select(0, self.part)
-
-
-def convolve(factors: Tensor, x: Tensor, graph: Graph, pairs: Pairs) -> Tensor:
-    """Sums over neighbours of x_j (9, N, F) times the factors of its parts, which pairs have, (P, 3, F)."""
-    i, j = graph.edge_index
-    n = x.shape[1]
-    factors = factors.index_select(0, pairs.of_edge)  # (E, 3, F)
-    out = []
-    for k, part in enumerate(PARTS):
-        sent = x[part].transpose(0, 1).index_select(0, j) * factors[:, k, None]
-        out.append(segment_sum(sent, i, n))
-    return torch.cat(out, dim=1).transpose(0, 1)

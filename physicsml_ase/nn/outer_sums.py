@@ -1,0 +1,97 @@
+"""Sums of outer products of what edges have: G_g,m,k = sum over e with g(e) = g of a_e,m b_e,k.
+
+As torch operators of their own, which go through the edges in blocks that stay in the cache. The derivatives of the
+sum are products of G with a or b, and those of these products are such sums again. Shapes: E edges, G groups of them.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BLOCK = 1 << 18
+"""Numbers in the cache at a time."""
+
+
+def blocks(size: int, width: int) -> Iterator[slice]:
+    """Slices of edges of so many numbers each."""
+    step = max(32, BLOCK // width)
+    return (slice(start, min(start + step, size)) for start in range(0, size, step))
+
+
+@torch.library.custom_op("physicsml_ase::outer_sum", mutates_args=())
+def outer_sum(a: Tensor, b: Tensor, group: Tensor, num_groups: int) -> Tensor:
+    """(E, M) and (E, K) summed to (G, M, K)."""
+    out = a.new_zeros(num_groups, a.shape[1], b.shape[1])
+    for block in blocks(a.shape[0], a.shape[1] * b.shape[1]):
+        out.index_add_(0, group[block], a[block, :, None] * b[block, None, :])
+    return out
+
+
+@torch.library.custom_op("physicsml_ase::outer_left", mutates_args=())
+def outer_left(g: Tensor, b: Tensor, group: Tensor) -> Tensor:
+    """Matrices (G, M, K) of the edges' groups times vectors (E, K), (E, M)."""
+    out = b.new_empty(b.shape[0], g.shape[1])
+    for block in blocks(b.shape[0], g.shape[1] * g.shape[2]):
+        out[block] = (g.index_select(0, group[block]) @ b[block, :, None])[:, :, 0]
+    return out
+
+
+@torch.library.custom_op("physicsml_ase::outer_right", mutates_args=())
+def outer_right(g: Tensor, a: Tensor, group: Tensor) -> Tensor:
+    """Vectors (E, M) times matrices (G, M, K) of the edges' groups, (E, K)."""
+    out = a.new_empty(a.shape[0], g.shape[2])
+    for block in blocks(a.shape[0], g.shape[1] * g.shape[2]):
+        out[block] = (a[block, None, :] @ g.index_select(0, group[block]))[:, 0]
+    return out
+
+
+@outer_sum.register_fake
+def _(a: Tensor, b: Tensor, group: Tensor, num_groups: int) -> Tensor:
+    return a.new_empty(num_groups, a.shape[1], b.shape[1])
+
+
+@outer_left.register_fake
+def _(g: Tensor, b: Tensor, group: Tensor) -> Tensor:
+    return b.new_empty(b.shape[0], g.shape[1])
+
+
+@outer_right.register_fake
+def _(g: Tensor, a: Tensor, group: Tensor) -> Tensor:
+    return a.new_empty(a.shape[0], g.shape[2])
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:3])
+
+
+def _of_sum(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    a, b, group = ctx.saved_tensors
+    to_a, to_b, *_ = ctx.needs_input_grad
+    return (outer_left(g, b, group) if to_a else None, outer_right(g, a, group) if to_b else None, None, None)
+
+
+def _of_left(ctx: Any, h: Tensor) -> tuple[Tensor | None, ...]:
+    g, b, group = ctx.saved_tensors
+    to_g, to_b, *_ = ctx.needs_input_grad
+    return (
+        outer_sum(h, b, group, g.shape[0]) if to_g else None,
+        outer_right(g, h, group) if to_b else None,
+        None,
+    )
+
+
+def _of_right(ctx: Any, h: Tensor) -> tuple[Tensor | None, ...]:
+    g, a, group = ctx.saved_tensors
+    to_g, to_a, *_ = ctx.needs_input_grad
+    return (
+        outer_sum(a, h, group, g.shape[0]) if to_g else None,
+        outer_left(g, h, group) if to_a else None,
+        None,
+    )
+
+
+outer_sum.register_autograd(_of_sum, setup_context=_keep)
+outer_left.register_autograd(_of_left, setup_context=_keep)
+outer_right.register_autograd(_of_right, setup_context=_keep)
