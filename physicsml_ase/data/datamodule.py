@@ -6,6 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from numpy.typing import NDArray
 
 from physicsml_ase.conventions import InputError, Label
 from physicsml_ase.data.batching import Rule
@@ -151,6 +152,11 @@ class DataModule(pl.LightningDataModule):
     def predict_dataloader(self) -> Loaders:
         """Batches of the predict set, without labels, in the order of its structures."""
         return self._loaders("predict")
+
+    def present_frames(self, set_: str) -> list[tuple[str, NDArray[np.int64]]]:
+        """Places in their source of the frames of the batch that each loader of a set handed over last."""
+        loaders = [loader for loader in self._open.get(set_, []) if loader.position]
+        return [(x.name, x.store.frames[x.plan().share(x.position - 1).indices]) for x in loaders]
 
     def _loaders(self, set_: str) -> Loaders:
         stores = self.resolve().stores[set_]

@@ -2,15 +2,17 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.optim import Optimizer
 
 from physicsml_ase.checkpoint import FORMAT, describe_potential
 from physicsml_ase.conventions import InputError
+from physicsml_ase.data.datamodule import DataModule
 from physicsml_ase.graph import Graph
 from physicsml_ase.potential import Potential
 from physicsml_ase.train.batches import Batch, as_one, count_steps
@@ -21,6 +23,7 @@ from physicsml_ase.train.losses import Loss, LossTerm
 from physicsml_ase.train.metrics import Errors
 from physicsml_ase.train.optim import OptimizerConfig, SchedulerConfig, build_optimizer, build_scheduler
 from physicsml_ase.train.schedule import Budget
+from physicsml_ase.train.trouble import MOST_SKIPPED, Frames, no_step, not_a_number
 
 log = logging.getLogger("physicsml_ase")
 
@@ -57,6 +60,7 @@ class PotentialModule(pl.LightningModule):
         ema: EmaConfig | None = None,
         config: Mapping[str, Any] | None = None,
         compile: bool | str | Mapping[str, Any] = False,
+        on_bad_loss: Literal["stop", "skip"] = "stop",
     ) -> None:
         """`config` is plain data that goes into training checkpoints; `budget` ends the schedule on time.
 
@@ -77,6 +81,11 @@ class PotentialModule(pl.LightningModule):
         self.seen_labels = False
         """Whether the last evaluation had any label of the loss."""
         self._told_unlabelled = False
+        self.on_bad_loss = on_bad_loss
+        self.batch_sizes: tuple[int, int, int] | None = None
+        """Structures, atoms and edges of the last training batch."""
+        self._graph: Graph | None = None  # of the present step
+        self._skipped = 0  # steps, one after the other
         self._sums: list[Tensor] = []
         self._epoch: Tensor | None = None  # (2, T): sums and counts of the training epoch so far
         self._rng: Tensor | None = None
@@ -101,20 +110,46 @@ class PotentialModule(pl.LightningModule):
     # --- steps
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        graph = as_one(batch)
+        graph = self._graph = as_one(batch)
+        self.batch_sizes = (graph.num_atoms.shape[0], graph.batch.shape[0], graph.reverse.shape[0])
         sums, counts = self.loss((self.compiled or self.potential)(graph), graph)
         whole, ranks = self._of_all_ranks(torch.stack([sums.detach(), counts]))
-        self._epoch = whole if self._epoch is None else self._epoch + whole
         # the mean over ranks, which DDP takes of the gradients, makes this the loss of the whole batch
         total = self.loss.total(sums * ranks / whole[1].clamp_min(1))
-        if not torch.isfinite(whole[0]).all():
-            means = whole[0] / whole[1].clamp_min(1)
-            raise InputError(
-                f"the loss became {self.loss.total(means):g} at step {self.global_step} "
-                f"({self._terms_in_words(means)}); lower the learning rate, set trainer.gradient_clip_val, or "
-                "look for wrong labels in the data"
-            )
-        return total
+        if torch.isfinite(whole[0]).all():
+            self._epoch = whole if self._epoch is None else self._epoch + whole
+            return total
+        means = whole[0] / whole[1].clamp_min(1)
+        became = f"the loss became {self.loss.total(means):g} at step {self.global_step}"
+        self._refuse_or_skip(f"{became} ({self._terms_in_words(means)})")
+        return no_step(self.potential)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """A gradient that is no number would make all weights no numbers."""
+        gradients = [p.grad for p in self.potential.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not torch.isfinite(norm):
+            self._refuse_or_skip(f"the loss's gradient became {norm.item():g} at step {self.global_step}")
+            for gradient in gradients:
+                gradient.zero_()
+        elif norm > 0:
+            self._skipped = 0
+
+    def _refuse_or_skip(self, what: str) -> None:
+        """Raise, or say that a step is left out."""
+        assert self._graph is not None
+        error = not_a_number(what, self.potential, self._graph, self._frames())
+        self._skipped += 1
+        if self.on_bad_loss == "stop":
+            raise error
+        if self._skipped >= MOST_SKIPPED:
+            raise InputError(f"{MOST_SKIPPED} steps one after the other had to be left out: {error}")
+        log.warning("left out: %s", str(error).partition(";")[0])
+
+    def _frames(self) -> Frames:
+        """The frames of the present batch."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        return datamodule.present_frames("train") if isinstance(datamodule, DataModule) else []
 
     def _of_all_ranks(self, sums: Tensor) -> tuple[Tensor, int]:
         """Sums added up over the ranks, which agree on what was asked on the way; and the number of ranks."""

@@ -16,7 +16,8 @@ from physicsml_ase.checkpoint import load_potential, save_potential
 from physicsml_ase.config import to_plain, validate
 from physicsml_ase.conventions import InputError
 from physicsml_ase.data.datamodule import DataModule
-from physicsml_ase.potential import Potential
+from physicsml_ase.data.sample import sample
+from physicsml_ase.potential import Potential, Trust
 from physicsml_ase.train.folder import RunFolder, is_first_process
 from physicsml_ase.train.given import Data, as_text, refuse_changed_data, with_data
 from physicsml_ase.train.metrics import in_words
@@ -35,10 +36,14 @@ from physicsml_ase.train.schedule import Budget
 from physicsml_ase.train.settings import RunConfig
 from physicsml_ase.train.stages import stage_configs, stage_folder
 from physicsml_ase.train.trainer import TrainerConfig, build_trainer
+from physicsml_ase.train.trouble import is_out_of_memory, out_of_memory
+from physicsml_ase.trust import measure
 
 log = logging.getLogger("physicsml_ase")
 NUM_STORED_FRAMES = 4
 SAVE_EVERY_SECONDS = 60.0
+TRAIN_ATOMS, VALIDATION_ATOMS = 4000, 1500
+"""Of each set, on which distances to the training data are measured: as costly as some epochs of so many atoms."""
 FAILED = -1
 """In place of a signal's number: the training ended by an error."""
 
@@ -164,6 +169,7 @@ def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
         ema=config.ema,
         config=about["config"],
         compile=step_by,
+        on_bad_loss=config.on_bad_loss,
     )
     summary = datamodule.summary
     if is_first_process():
@@ -188,7 +194,10 @@ def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
         interrupted = resumable.signal or 15
     except StoppedAtOnce:
         raise KeyboardInterrupt from None
-    except Exception as error:
+    except Exception as failure:
+        error = failure
+        if is_out_of_memory(failure):
+            error = out_of_memory(module.batch_sizes, module.device)
         if not resumable.signal:
             if not isinstance(error, InputError) or not module.best:
                 raise _in_one_line(error) from None
@@ -228,11 +237,23 @@ def _finish(
         values = trainer.test(module, datamodule=datamodule, verbose=False)[0]
         test_errors = {k.removeprefix("test/"): v for k, v in values.items() if not k.endswith("loss")}
     if trainer.is_global_zero:
-        if test_errors:
+        potential.trust = _measured(potential.to(trainer.strategy.root_device), datamodule)
+        if test_errors or potential.trust:
             write_model()
         folder.write_record(best=best, test=test_errors, status=_status(interrupted))
         _tell_the_end(folder, best, test_errors, interrupted > 0)
     return Result(potential.to("cpu").eval().requires_grad_(False), folder, best, test_errors, interrupted)
+
+
+def _measured(potential: Potential, datamodule: DataModule) -> Trust:
+    """What tells the model's users how far they are from the training data; the training is not lost without it."""
+    stores = datamodule.resolve().stores
+    try:
+        train, held = sample(stores["train"], TRAIN_ATOMS), sample(stores["validation"], VALIDATION_ATOMS)
+        return measure(potential, train, held)
+    except RuntimeError as error:  # of memory, or of weights that are not finite
+        log.warning("distances to the training data were not measured: %s", str(error).splitlines()[0])
+        return {}
 
 
 def _status(interrupted: int) -> str:

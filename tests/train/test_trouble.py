@@ -1,0 +1,91 @@
+"""Steps that fail: the frames of a loss that is no number are named, and so is a batch that fills the memory."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from runs_for_tests import frames, settings
+
+from physicsml_ase.checkpoint import load_potential
+from physicsml_ase.conventions import InputError
+from physicsml_ase.potential import Potential
+from physicsml_ase.train.given import Data
+from physicsml_ase.train.run import start
+from physicsml_ase.train.trouble import is_out_of_memory
+
+
+def spoilt(frame: int = 5) -> Data:
+    """Twelve frames, one with forces whose squares no float32 holds; four others to validate with."""
+    train = frames(12)
+    train[frame].calc.results["forces"] = train[frame].calc.results["forces"] * 1e30
+    return Data(train, frames(4, seed=1))
+
+
+SETTINGS = {"energy_scale": 1.0, "datamodule": {"validation_split": 0}, "ema": {"decay": 0.0}, "loss": {
+    "energy": {"name": "MSELoss"}, "forces": {"name": "MSELoss"}}}  # fmt: skip
+
+
+def test_the_frame_is_named_and_the_run_ends(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"in the batch of train data: frame 5; .*on_bad_loss=skip") as told:
+        start(settings(SETTINGS), spoilt(), tmp_path / "run")
+    assert "\n" not in str(told.value)
+
+
+def test_such_steps_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "physicsml_ase"):
+        result = start(settings(SETTINGS, {"on_bad_loss": "skip"}), spoilt(), tmp_path / "run")
+    assert sum("left out: the loss" in line and "frame 5" in line for line in caplog.messages) == 3
+    assert result.best["score"] < float("inf")
+    assert all(p.isfinite().all() for p in load_potential(tmp_path / "run" / "model.ckpt").parameters())
+
+
+def test_not_for_ever(tmp_path: Path) -> None:
+    diverging = {"optimizer": {"config": {"lr": 1e30}}, "on_bad_loss": "skip", "trainer": {"max_epochs": 50}}
+    with pytest.raises(InputError, match="steps one after the other had to be left out"):
+        start(settings({"ema": {"decay": 0}}, diverging), Data(frames(24)), tmp_path / "run")
+
+
+def test_a_gradient_that_is_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = Potential.forward
+
+    def with_a_bad_gradient(self: Potential, graph):  # type: ignore[no-untyped-def]
+        out = forward(self, graph)
+        if self.training:
+            zero = next(self.parameters()).sum() * 0
+            out["energy"] = out["energy"] + zero.abs().sqrt()  # 0, with an infinite slope
+        return out
+
+    monkeypatch.setattr(Potential, "forward", with_a_bad_gradient)
+    with pytest.raises(InputError, match="gradient became nan at step 0 in the batch of train data: frames "):
+        start(settings(), Data(frames(24)), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        RuntimeError(
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
+        ),
+        MemoryError(),
+    ],
+)
+def test_a_batch_that_fills_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def full(self: Potential, graph: object) -> None:
+        raise error
+
+    assert is_out_of_memory(error)
+    monkeypatch.setattr(Potential, "forward", full)
+    words = (
+        r"a batch of 4 structures, \d+ atoms and \d+ edges does not fit .*max_atoms=\d+\) or a smaller model$"
+    )
+    with pytest.raises(InputError, match=words):
+        start(settings(), Data(frames(24)), tmp_path / "run")
+
+
+def test_other_errors_are_not_taken_for_it() -> None:
+    assert not is_out_of_memory(RuntimeError("shapes do not fit"))
+    assert not is_out_of_memory(ValueError("out of memory"))
