@@ -138,20 +138,21 @@ def outlying(table: Table) -> list[Finding]:
     far = np.flatnonzero(np.abs(away) > max(DEVIATIONS * spread, LEAST))
     if not len(far):
         return []
+    ratio = float(np.median(per_atom[far] / expected[far]))
+    unit = next((name for name, r in UNITS.items() if abs(ratio / r - 1) < 0.02), None)
+    others = next((name for name, r in UNITS.items() if abs(ratio * r - 1) < 0.02), None)
+    if others is not None:  # as many frames or more are in another unit: they are the wrong ones
+        unit, far = others, np.setdiff1d(np.arange(len(away)), far)
     places = Places()
     for k in far[np.argsort(-np.abs(away[far]), kind="stable")].tolist():
         set_, index, where = table.places[k]
-        places.put(set_, index, where, f"{away[k]:+.4g} eV/atom")
-    ratio = float(np.median(per_atom[far] / expected[far]))
-    unit = next((name for name, r in UNITS.items() if abs(ratio / r - 1) < 0.02), None)
-    inverse = next((name for name, r in UNITS.items() if abs(ratio * r - 1) < 0.02), None)
-    as_if = f", as if in {unit}" if unit else f", as if the others were in {inverse}" if inverse else ""
+        places.put(set_, index, where, f"{per_atom[k]:.4g} eV/atom" if others else f"{away[k]:+.4g} eV/atom")
     return places.finding(
         "warning",
         "energy-outliers",
-        f"{{n}} with an energy far from the others{as_if}",
+        f"{{n}} with an energy far from the others{f', as if in {unit}' if unit else ''}",
         "remove them or correct their unit"
-        if as_if
+        if unit
         else "failed calculations or another method: look at them",
         ratio=ratio,
         spread=spread,

@@ -20,7 +20,8 @@ FEW = 6
 ORDINARY = 3.0
 """Slopes up to this factor from one are the fit's own error."""
 TOLERANCE = 2.0
-SURE = 0.75
+SURE, SURE_OF_FEW = 0.75, 0.9
+"""Correlations from which a slope is believed, of many frames and of fewer."""
 LEAST = 1e-4
 """Mean size of a shear component [eV/Å³, as the fit says] below which its place can not be told."""
 ORDERS = {
@@ -88,10 +89,11 @@ def _order_finding(order: str, correlations: dict[str, float], count: int) -> li
 
 def _unit(implied: Floats, label: Floats, volume: Floats) -> list[Finding]:
     """Sign and unit from all components together."""
-    even, shear = _pooled(implied[:, :3], label[:, :3]), _pooled(implied[:, 3:], label[:, 3:])
+    even = _pooled(implied[:, :3] - implied[:, :3].mean(0), label[:, :3] - label[:, :3].mean(0))
+    shear = _pooled(implied[:, 3:], label[:, 3:])
     found = max((s for s in (even, shear) if s.points), key=lambda s: abs(s.correlation), default=NOTHING)
     other = shear if found is even else even
-    if len(label) < FEW and abs(found.correlation) < 0.95:
+    if len(label) < FEW and abs(found.correlation) < SURE_OF_FEW:
         return []
     if abs(found.correlation) < SURE or found.points < 6:
         return []
@@ -134,7 +136,7 @@ def _unit(implied: Floats, label: Floats, volume: Floats) -> list[Finding]:
 
 
 def _pooled(implied: Floats, label: Floats) -> Slope:
-    """One slope for three components; through zero, which a stress has."""
+    """One slope for three components."""
     sizes = np.abs(implied).mean()
     if sizes < LEAST:
         return NOTHING

@@ -22,6 +22,8 @@ TOLERANCE = 1.3
 """A known ratio explains a slope within this factor."""
 SURE, STRONG = 0.8, 0.95
 """Correlations from which a slope is believed, and from which it is beyond doubt."""
+LINE = 0.97
+"""Correlation of a line, to which the method that assumes the least is preferred."""
 FEW, MANY = 8, 30
 NEAREST = 300
 """Pairs of frames that are used, those with the least displacement."""
@@ -56,16 +58,18 @@ class Evidence(NamedTuple):
 
     @property
     def best(self) -> tuple[Slope, str]:
-        """The slope to believe, and how it was found."""
+        """The slope to believe, and how it was found: the nearest to a line, or the first that is one."""
         hows = (
             (self.by_pairs, "{} pairs of like frames"),
             (self.by_rule, "{} pairs of near frames"),
             (self.by_fit, "a fit to the forces of {} frames"),
         )
-        for found, how in hows:
-            if found.points >= FEW and abs(found.correlation) >= SURE:
-                return found, how.format(found.points)
-        return NOTHING, ""
+        good = [row for row in hows if row[0].points >= FEW and abs(row[0].correlation) >= SURE]
+        if not good:
+            return NOTHING, ""
+        lines = [row for row in good if abs(row[0].correlation) >= LINE]
+        found, how = lines[0] if lines else max(good, key=lambda row: abs(row[0].correlation))
+        return found, how.format(found.points)
 
 
 def energy_against_forces(fit: Probe) -> Evidence:
