@@ -23,7 +23,8 @@ from physicsml_ase.graph import collate, split
 from physicsml_ase.potential import Potential
 
 CUTOFF = 4.0
-SMALL = {
+SMALL: dict[str, dict[str, object]] = {
+    "ani": {"aev": {"num_radial": 6, "num_sections": 4}, "hidden_widths": (16, 12)},
     "painn": {"channels": 12, "layers": 2, "num_radial": 8},
     "mace": {
         "hidden_irreps": "6x0e+6x1o",
@@ -42,6 +43,11 @@ KINDS = list(structures())
 PERIODIC = [k for k, a in structures().items() if a.cell.rank == 3 and a.pbc.any()]
 
 
+def has_vectors(name: str) -> bool:
+    """Whether an architecture can carry labels with directions; one that can not says so on its class."""
+    return getattr(MODELS[name].module, "num_node_vectors", 1) > 0
+
+
 def make(name: str, **overrides: object) -> Potential:
     domain = Domain(
         cutoff=CUTOFF,
@@ -56,6 +62,7 @@ def make(name: str, **overrides: object) -> Potential:
     labels = tuple(
         Label(n, PROPERTIES[n].level, PROPERTIES[n].shape, n)
         for n in ("energy", "forces", "stress", "dipole", "charges")
+        if n != "dipole" or has_vectors(name)
     )
     torch.manual_seed(1)
     config = validate(MODELS[name].config, {"name": name} | SMALL.get(name, {}))
@@ -135,8 +142,10 @@ def test_turns_with_the_structure(potential: Potential, kind: str, proper: bool)
     turned.set_cell(atoms.cell.array @ q)
     turned.positions = atoms.positions @ q
     a, b = predict(potential, atoms), predict(potential, turned)
-    a["forces"], a["stress"], a["dipole"] = a["forces"] @ q, q.T @ a["stress"] @ q, a["dipole"] @ q
-    same(a, b, (*("energy", "energies", "forces", "stress"), "dipole", "charges"))
+    a["forces"], a["stress"] = a["forces"] @ q, q.T @ a["stress"] @ q
+    if "dipole" in a:
+        a["dipole"] = a["dipole"] @ q
+    same(a, b, tuple(a))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -167,7 +176,7 @@ def test_order_of_atoms_does_not_matter(potential: Potential, kind: str) -> None
     a, b = predict(potential, atoms), predict(potential, atoms[order])
     for name in ("energies", "forces", "charges"):
         a[name] = a[name][order]
-    same(a, b, ("energy", "energies", "forces", "stress", "dipole", "charges"))
+    same(a, b, tuple(a))
 
 
 @pytest.mark.parametrize("training", [False, True])
