@@ -1,14 +1,14 @@
 """A checkpoint: plain data that loads with `weights_only=True`, so that opening one runs nobody's code.
 
 `model.ckpt` is {"format", "format_version", "version", "units", "model", "domain", "labels", "heads",
-"state_dict", "frames", "about"}. A training checkpoint of Lightning's holds the same under
-"physicsml_ase", without the weights, which are in its own "state_dict" (and, averaged, in "ema").
+"state_dict", "frames", "about"}, and "trust" where it was measured. A training checkpoint of Lightning's holds the
+same under "physicsml_ase", without the weights, which are in its own "state_dict" (and, averaged, in "ema").
 """
 
 import os
 import threading
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from physicsml_ase.conventions import InputError, Label
 from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph
 from physicsml_ase.nn.heads import HeadConfig
-from physicsml_ase.potential import Potential
+from physicsml_ase.potential import Potential, Trust
 from physicsml_ase.version import __version__
 
 FORMAT, FORMAT_VERSION = "physicsml_ase", 1
@@ -37,6 +37,8 @@ KEYS = {
     *("format_version", "version", "model", "domain", "labels", "heads"),
     *("state_dict", "frames", "about"),
 }
+LARGE = 256
+"""A model with larger hyperparameters is looked at before it is built."""
 PREFIX = "potential."  # of the potential's weights in the LightningModule
 
 
@@ -84,8 +86,10 @@ def save_potential(
     training: the resolved config, the data's hashes, the errors.
     """
     weights = {name: value.detach().cpu().clone() for name, value in potential.state_dict().items()}
+    trust = {part: {k: v.cpu() for k, v in of.items()} for part, of in potential.trust.items()}
     contents = describe_potential(potential) | {
         "state_dict": weights,
+        "trust": trust,
         "frames": [_with_results(potential, frame) for frame in frames],
         "about": dict(about or {}),
     }
@@ -112,6 +116,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: {what}")
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path}: is not a checkpoint, or it was cut")
+    _refuse_inflated(path)
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -133,6 +138,56 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     raise InputError(f"{path}: is not a physicsml_ase checkpoint")
 
 
+def _refuse_inflated(path: Path) -> None:
+    """torch.save does not compress: a file that would grow when it is read was made to fill the memory."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            entries = file.infolist()
+    except (OSError, zipfile.BadZipFile, NotImplementedError):
+        raise InputError(f"{path}: is not a checkpoint, or it was cut") from None
+    if any(x.compress_type != zipfile.ZIP_STORED for x in entries) or (
+        sum(x.file_size for x in entries) > path.stat().st_size
+    ):
+        raise InputError(f"{path}: is not a physicsml_ase checkpoint (its parts are larger than the file)")
+
+
+def _refuse_absurd(contents: Mapping[str, Any], where: str) -> None:
+    """What claims to be larger than what is stored: weights that repeat a few numbers, or a model that needs more.
+
+    Otherwise a small file could fill the memory when its model is built.
+    """
+    weights = contents["state_dict"]
+    stored = 0
+    for name, value in weights.items():
+        if not isinstance(value, Tensor) or value.layout != torch.strided:
+            raise InputError(f"{where}: {name} is no weight")
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise InputError(f"{where}: {name} is larger than what is stored of it")
+        stored += value.numel()
+    sizes = list(_sizes(contents["model"]))
+    for key, size in sizes:
+        if size > max(stored, LARGE):
+            raise InputError(f"{where}: model.{key}={size} is larger than all of its weights")
+    if len(sizes) <= LARGE and all(size <= LARGE for _, size in sizes):
+        return  # what is below takes a second the first time
+    with torch.device("meta"):  # shapes without memory
+        needed = sum(p.numel() for p in build_potential(contents, where).parameters())
+    if needed > stored:
+        raise InputError(f"{where}: weights do not fit the model: it has {needed} and {stored} are stored")
+
+
+def _sizes(plain: Any, key: str = "") -> Iterator[tuple[str, int]]:
+    """All whole numbers in plain data with where they are."""
+    if isinstance(plain, Mapping):
+        for name, value in plain.items():
+            yield from _sizes(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(plain, list | tuple):
+        for k, value in enumerate(plain):
+            yield from _sizes(value, f"{key}.{k}")
+    elif isinstance(plain, int):
+        yield key, plain
+
+
 def load_potential(
     path: str | Path, device: str | torch.device = "cpu", dtype: str | torch.dtype | None = None
 ) -> Potential:
@@ -141,6 +196,7 @@ def load_potential(
     `dtype` ("float32", "float64") is what it computes in; None keeps the checkpoint's.
     """
     contents = read_checkpoint(path)
+    _refuse_absurd(contents, str(path))
     potential = build_potential(contents, str(path))
     potential.to(stored_dtype(contents["state_dict"]))
     try:
@@ -149,6 +205,7 @@ def load_potential(
         raise InputError(
             f"{path}: weights do not fit the model: {' '.join(str(error).split())[:300]}"
         ) from None
+    potential.trust = stored_trust(contents)
     if isinstance(dtype, str):
         if dtype not in DTYPES:
             raise InputError(f"dtype {dtype!r} is not known: use {' or '.join(DTYPES)}")
@@ -159,6 +216,16 @@ def load_potential(
 def stored_dtype(state_dict: Mapping[str, Tensor]) -> torch.dtype:
     """Number type of a checkpoint's weights."""
     return next((v.dtype for v in state_dict.values() if v.is_floating_point()), torch.float32)
+
+
+def stored_trust(contents: Mapping[str, Any]) -> Trust:
+    """What a checkpoint tells of its training set's features; empty in one that was written without."""
+    trust = contents.get("trust", {})
+    if not isinstance(trust, dict) or not all(
+        isinstance(of, dict) and all(isinstance(t, Tensor) for t in of.values()) for of in trust.values()
+    ):
+        raise InputError("checkpoint: what it tells of its training set is damaged")
+    return {part: dict(of) for part, of in trust.items()}
 
 
 def stored_frames(contents: Mapping[str, Any]) -> list[Graph]:

@@ -19,6 +19,9 @@ from physicsml_ase.nn.features import NUM_ELEMENTS, Features, mlp, segment_sum
 from physicsml_ase.nn.heads import DERIVED, HeadConfig, LabelHead
 from physicsml_ase.nn.wall import Near, Wall
 
+Trust = dict[str, dict[str, Tensor]]
+"""What is known of the training set in a model's own features, by name: see `physicsml_ase.trust`."""
+
 
 class Potential(nn.Module):
     """Energy, its derivatives and every other label, from a batch of structures.
@@ -58,6 +61,8 @@ class Potential(nn.Module):
         walled = self.has_energy and domain.short_range == "zbl" and bool(domain.shortest_distances)
         self.wall = Wall(domain.shortest_distances, domain.elements, domain.cutoff) if walled else None
         self.references = ReferenceEnergies(domain.atomic_energies)
+        self.trust: Trust = {}
+        """What tells how far a structure is from the training data; empty where it was not measured."""
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -92,6 +97,15 @@ class Potential(nn.Module):
             with torch.set_grad_enabled(self.training):
                 out = self._with_wall(graph, r_ij.detach(), out, g, near)
         return out if self.training else {name: value.detach() for name, value in out.items()}
+
+    def features(self, graph: Graph, r_ij: Tensor | None = None) -> Features:
+        """What the model makes of a batch, without derivatives; of given r_ij (E, 3) float64, to be differentiated."""
+        r_ij = edge_vectors(graph) if r_ij is None else r_ij
+        near = self._near(graph, r_ij)
+        seen = (r_ij if near is None else near.seen(r_ij)).to(self.dtype)
+        # what was computed of the edges beforehand may be in another precision
+        graph = graph._replace(inputs={k: v for k, v in graph.inputs.items() if k == "graph_attrs"})
+        return self.model(graph, seen, False) if self.explicit else self.model(graph, seen)
 
     def _forward_explicit(self, graph: Graph, derivatives: bool) -> dict[str, Tensor]:
         """As `forward`, of a model that gives the gradient beside the energy."""

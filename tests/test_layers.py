@@ -16,14 +16,17 @@ LAYERS = [
     {"nn"},
     {"models"},
     {"potential"},
+    {"trust"},
     {"checkpoint"},
     {"data", "backends", "importers"},
     {"train", "calculator", "evaluate", "plots", "simulate"},
+    {"verify"},
+    {"report"},
     {"api"},
     {"cli"},
 ]
 """From the bottom up; a room may import from its own and lower ones, and not from its neighbours."""
-ALLOWED_NEIGHBOURS = {("evaluate", "plots"), ("train", "plots")}
+ALLOWED_NEIGHBOURS = {("evaluate", "plots"), ("train", "plots"), ("calculator", "verify")}
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 
 

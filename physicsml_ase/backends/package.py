@@ -27,6 +27,7 @@ from physicsml_ase.checkpoint import (
     describe_potential,
     load_potential,
     read_checkpoint,
+    stored_trust,
     write_atomically,
 )
 from physicsml_ase.conventions import InputError
@@ -145,6 +146,7 @@ def package_potential(package: Package, device: torch.device, dtype: torch.dtype
     """The potential in a package, ready for inference; without a `dtype`, in that of the compiled step."""
     potential = build_potential(package.contents, str(package.path)).to(package.dtype)
     potential.load_state_dict(package.contents["state_dict"])
+    potential.trust = stored_trust(package.contents)
     return potential.to(device=device, dtype=dtype).requires_grad_(False).eval()
 
 
