@@ -1,7 +1,7 @@
 """Energies: per atom or of the whole, their unit, those far from all others. S frames, Z elements.
 
 What an element contributes is found by a fit that half the frames being wrong can not move: of many fits to a few
-frames each, the one with the least 45th percentile of the residuals (Rousseeuw 1984).
+frames each, the one with the least 35th percentile of the residuals (Rousseeuw 1984).
 """
 
 from typing import NamedTuple
@@ -15,9 +15,12 @@ from physicsml_ase.check.frame import Floats, Frame
 TRIALS = 300
 ENOUGH = 2000
 """Frames in the fit."""
-COVERED = 0.45
-DEVIATIONS, LEAST = 25.0, 1.0
-"""An energy is far from the others by so many of the percentile above, and at least by this [eV/atom]."""
+COVERED, AT_MOST = 0.35, 0.5
+"""Part of the frames whose residuals decide, beyond those that any fit goes through."""
+DEVIATIONS, LEAST = 15.0, 1.0
+"""An energy is far from the others by so many of the percentile above, at least by this [eV/atom], ..."""
+GAP = 2.5
+"""... and by so many times more than any that is not."""
 LIGHT = (0, 0.5, 2.904, 7.478, 14.667, 24.654, 37.845, 54.589, 75.067, 99.734, 128.94)
 """Energies of light atoms [Hartree] by atomic number (exact, non-relativistic)."""
 UNITS = {"Hartree": 1 / Hartree, "kcal/mol": mol / kcal, "kJ/mol": mol / kJ}
@@ -113,18 +116,19 @@ def composition_fit(per_atom: Floats, fractions: Floats) -> tuple[Floats, float]
     best: np.ndarray = np.zeros(x.shape[1])
     least = np.inf
     kinds = np.unique(x, axis=0)
+    covered = min(AT_MOST, COVERED + min(len(kinds), x.shape[1]) / len(y))
     for trial in range(TRIALS if len(kinds) > 1 else 60):
         rows = rng.choice(len(y), few, replace=False) if trial else np.arange(len(y))
         middle = float(np.median(y[rows]))
         solution = middle + np.linalg.lstsq(x[rows], y[rows] - middle, rcond=1e-6)[0]
-        quantile = float(np.quantile(np.abs(y - x @ solution), COVERED))
+        quantile = float(np.quantile(np.abs(y - x @ solution), covered))
         if quantile < least:
             best, least = solution, quantile
     for _ in range(3):
         near = np.abs(y - x @ best) <= max(6 * least, 1e-9)
         middle = float(y[near].mean())
         best = middle + np.linalg.lstsq(x[near], y[near] - middle, rcond=1e-6)[0]
-        least = float(np.quantile(np.abs(y - x @ best), COVERED))
+        least = float(np.quantile(np.abs(y - x @ best), covered))
     return best, least
 
 
@@ -135,7 +139,7 @@ def outlying(table: Table) -> list[Finding]:
     solution, spread = composition_fit(per_atom, fractions)
     expected = fractions @ solution
     away = per_atom - expected
-    far = np.flatnonzero(np.abs(away) > max(DEVIATIONS * spread, LEAST))
+    far = np.flatnonzero(np.abs(away) > _limit(np.abs(away), max(DEVIATIONS * spread, LEAST)))
     if not len(far):
         return []
     ratio = float(np.median(per_atom[far] / expected[far]))
@@ -157,6 +161,15 @@ def outlying(table: Table) -> list[Finding]:
         ratio=ratio,
         spread=spread,
     )
+
+
+def _limit(away: Floats, least: float) -> float:
+    """Where a gap above `least` sets some frames apart from the others; infinite where there is none."""
+    ordered = np.sort(away)
+    first = int(np.searchsorted(ordered, least))
+    below = np.maximum(ordered[max(first - 1, 0) : -1], LEAST / GAP)
+    gaps = np.flatnonzero(ordered[max(first - 1, 0) + 1 :] > GAP * below)
+    return float(below[gaps[0]]) if len(gaps) else np.inf
 
 
 def per_atom_energies(table: Table) -> list[Finding]:

@@ -5,17 +5,47 @@ the unit and sign of the forces, whatever they are. S frames, P features.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from physicsml_ase.check.basis import designs, layout
+from physicsml_ase.check.basis import Layout, designs, layout
 from physicsml_ase.check.frame import Floats, Frame
 
 RIDGE = 1e-3
 RARE = 0.03
 FOLDS = 2
 ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """A frame's labelled forces beside predicted ones, in four numbers."""
+
+    set_: str
+    index: int
+    where: str
+    atoms: int
+    overlap: float  # sum of predicted times labelled components
+    predicted: float  # sum of squares
+    label: float
+
+    @property
+    def rms(self) -> float:
+        """Of a labelled component [eV/Å]."""
+        return float(np.sqrt(self.label / (3 * self.atoms)))
+
+    @property
+    def follow(self) -> float:
+        """Correlation."""
+        return self.overlap / float(np.sqrt(self.predicted * self.label) + 1e-300)
+
+    @property
+    def scale(self) -> float:
+        """Size of the labels, as a multiple of the prediction."""
+        return self.overlap / (self.predicted + 1e-300)
 
 
 class Probe(NamedTuple):
@@ -25,10 +55,10 @@ class Probe(NamedTuple):
     energy: Floats  # (S,), up to a sum over atoms
     virial: Floats  # (S, 6)
     correlation: float  # of predicted and labelled force components, over all
-    overlap: Floats  # sum of predicted times labelled components, (S,)
+    rows: list[Row]  # each by the fit to the other half
     forces: list[Floats]  # (N, 3) each
-    predicted_square: Floats  # (S,)
-    label_square: Floats  # (S,)
+    columns: Layout
+    coefficients: Floats  # (P,)
 
 
 def probe(frames: Sequence[Frame], cutoff: float) -> Probe | None:
@@ -67,11 +97,30 @@ def probe(frames: Sequence[Frame], cutoff: float) -> Probe | None:
         energy=np.array([features[s].energy @ fit for s in range(len(chosen))]),
         virial=np.array([features[s].virial @ fit for s in range(len(chosen))]),
         correlation=float(overlap[inliers].sum() / total) if total else 0.0,
-        overlap=overlap,
+        rows=[_row(frame, p) for frame, p in zip(chosen, predicted)],
         forces=[(one.forces @ fit.astype(np.float32)).reshape(-1, 3).astype(np.float64) for one in features],
-        predicted_square=predicted_square,
-        label_square=square,
+        columns=columns,
+        coefficients=fit,
     )
+
+
+def rows(fit: Probe, frames: Sequence[Frame]) -> list[Row]:
+    """The same of frames that the fit was not made to, with forces and of elements that it knows."""
+    known = [
+        f
+        for f in frames
+        if f.forces is not None and f.forces.any() and f.pairs and len(f.pairs.i)
+        if np.isin(f.atoms.numbers, fit.columns.elements).all()
+    ]
+    features = designs(known, fit.columns)
+    return [_row(f, one.forces @ fit.coefficients.astype(np.float32)) for f, one in zip(known, features)]
+
+
+def _row(frame: Frame, predicted: NDArray[np.floating]) -> Row:
+    assert frame.forces is not None
+    y, p = frame.forces.ravel(), predicted.astype(np.float64)
+    place = frame.set_, frame.index, frame.where, len(frame.atoms)
+    return Row(*place, float(p @ y), float(p @ p), float(y @ y))
 
 
 def _solve(normal: Floats) -> Floats:

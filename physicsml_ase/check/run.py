@@ -1,7 +1,7 @@
 """A check of data: one pass over all sets, in which every family of checks sees every frame.
 
 What is kept of a frame are a few dozen numbers; frames themselves only in a sample of bounded size, which units
-and signs are judged by.
+and signs are judged by. Where a fit to the sample follows the forces, frames beside it are looked at once more.
 """
 
 import time
@@ -12,6 +12,7 @@ import numpy as np
 from ase import Atoms
 
 from physicsml_ase.check.balance import Balance
+from physicsml_ase.check.basis import BATCH
 from physicsml_ase.check.cost import cost
 from physicsml_ase.check.energies import Energies
 from physicsml_ase.check.findings import GRADES, Finding, Places
@@ -19,10 +20,10 @@ from physicsml_ase.check.forces import LargeForces
 from physicsml_ase.check.frame import Frame, look
 from physicsml_ase.check.geometry import Coverage, Geometry
 from physicsml_ase.check.labels import Labels, Theory
-from physicsml_ase.check.probe import probe
+from physicsml_ase.check.probe import Probe, Row, probe, rows
 from physicsml_ase.check.repeats import Repeats
 from physicsml_ase.check.report import Report
-from physicsml_ase.check.rows import follows
+from physicsml_ase.check.rows import follow_nothing, strange
 from physicsml_ase.check.sample import Sample
 from physicsml_ase.check.stresses import stresses
 from physicsml_ase.check.units import energy_against_forces, judge
@@ -69,11 +70,12 @@ def check_sources(
     label_keys: Mapping[str, str] | None = None,
     most: int | None = None,
     sampled: tuple[int, int] = (150, 5000),
+    again: int = 3000,
 ) -> Report:
     """The same of open sources by set, "train" first.
 
     Of each set at most `most` frames are read, evenly spaced; units and signs are judged by at most `sampled`
-    frames and atoms.
+    frames and atoms, and the forces of at most `again` other frames are then compared with what those teach.
     """
     started = time.monotonic()
     keys = dict(label_keys or {})
@@ -114,7 +116,16 @@ def check_sources(
     found += repeats.findings(lambda set_, index: _read(sources, set_, index))
     slopes: dict[str, float] = {}
     for set_, sample in samples.items():
-        more, numbers = consistency(sample.frames, cutoff)
+        fit = probe(sample.frames, cutoff)
+        if fit is None:
+            continue
+        more, numbers = consistency(fit)
+        in_sample = {row.index for row in fit.rows}
+        left = [k for k in _places(len(sources[set_]), most).tolist() if k not in in_sample]
+        others = _looked_at_again(
+            fit, sources[set_], set_, left[:: -(-len(left) // again) or 1] if again else [], wanted
+        )
+        more += strange([*fit.rows, *others])
         found += more if set_ == next(iter(sources)) else [_of_set(set_, f) for f in more]
         slopes |= {f"{set_}.{name}": value for name, value in numbers.items()}
     of_train = coverage.plain()["elements"]
@@ -133,18 +144,34 @@ def check_sources(
     )
 
 
-def consistency(frames: list[Frame], cutoff: float) -> tuple[list[Finding], dict[str, float]]:
+def consistency(fit: Probe) -> tuple[list[Finding], dict[str, float]]:
     """What labels say about each other, and the numbers that it was judged by."""
-    fit = probe(frames, cutoff)
-    if fit is None:
-        return [], {}
     evidence = energy_against_forces(fit)
     numbers = {"force_correlation": fit.correlation}
     for name, found in evidence._asdict().items():
         if found.points:
             numbers |= {f"{name}.slope": found.middle, f"{name}.correlation": found.correlation}
     sizes = [len(frame.atoms) for frame in fit.frames]
-    return judge(evidence, sizes, fit.correlation) + stresses(fit) + follows(fit), numbers
+    return judge(evidence, sizes, fit.correlation) + stresses(fit) + follow_nothing(fit), numbers
+
+
+def _looked_at_again(
+    fit: Probe, source: Source, set_: str, places: list[int], keys: Mapping[str, str]
+) -> list[Row]:
+    """What the fit says of the frames that it was not made to, a batch at a time."""
+    found, batch, atoms = list[Row](), list[Frame](), 0
+    with progress(f"forces of {source.name}", len(places)) as advance:
+        for index in places:
+            advance(1)
+            try:
+                batch.append(look(source[index], set_, index, source.where(index), keys, fit.columns.reach))
+            except InputError:
+                continue
+            atoms += len(batch[-1].atoms)
+            if atoms >= BATCH:
+                found += rows(fit, batch)
+                batch, atoms = [], 0
+    return found + (rows(fit, batch) if batch else [])
 
 
 def _keys(source: Source, given: dict[str, str]) -> dict[str, str]:

@@ -40,7 +40,9 @@ def tell(sources: Mapping[str, Mapping[str, Source]], cutoff: float, label_keys:
         given = {set_: of[name] for set_, of in sources.items() if name in of}
         if "train" not in given:
             continue
-        report = check_sources(given, cutoff=cutoff, label_keys=label_keys, most=MOST, sampled=SAMPLED)
+        report = check_sources(
+            given, cutoff=cutoff, label_keys=label_keys, most=MOST, sampled=SAMPLED, again=0
+        )
         for finding in (*report.errors, *report.warnings):
             if finding.code not in SAID:
                 log.warning("%s%s", f"{name}: " if name else "", finding.in_words())
