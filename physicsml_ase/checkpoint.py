@@ -33,9 +33,9 @@ UNITS = {
     "stress": "eV/Å^3, dE/d(strain)/V, positive in tension",
 }
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-KEYS = {
-    *("format_version", "version", "model", "domain", "labels", "heads"),
-    *("state_dict", "frames", "about"),
+KINDS: dict[str, type] = {
+    **{"format_version": int, "version": str, "model": dict, "domain": dict, "labels": list, "heads": dict},
+    **{"state_dict": dict, "frames": list, "about": dict},
 }
 LARGE = 256
 """A model with larger hyperparameters is looked at before it is built."""
@@ -125,7 +125,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: is not a physicsml_ase checkpoint (it is damaged, or holds more than plain data)"
         ) from None
-    if isinstance(contents, dict) and contents.get("format") == FORMAT and contents.keys() >= KEYS:
+    if isinstance(contents, dict) and contents.get("format") == FORMAT and contents.keys() >= KINDS.keys():
+        _refuse_other_shapes(contents, path)
         return contents
     if isinstance(contents, dict) and isinstance(contents.get(FORMAT), dict):
         ema = contents.get("ema") or {}
@@ -134,8 +135,19 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         }
         weights |= ema.get("weights", {})
         about = {"config": contents["config"]} if contents.get("config") else {}
-        return contents[FORMAT] | {"state_dict": weights, "frames": [], "about": about}
+        found: dict[str, Any] = contents[FORMAT] | {"state_dict": weights, "frames": [], "about": about}
+        _refuse_other_shapes(found, path)
+        return found
     raise InputError(f"{path}: is not a physicsml_ase checkpoint")
+
+
+def _refuse_other_shapes(contents: Mapping[str, Any], path: Path) -> None:
+    for name, kind in KINDS.items():
+        if not isinstance(contents.get(name), kind):
+            raise InputError(f"{path}: is not a physicsml_ase checkpoint: its {name} is no {kind.__name__}")
+    for label in contents["labels"]:
+        if not isinstance(label, list | tuple) or [type(x) for x in label] != [str, str, list, str]:
+            raise InputError(f"{path}: is not a physicsml_ase checkpoint: {label!r} is no label")
 
 
 def _refuse_inflated(path: Path) -> None:

@@ -46,10 +46,16 @@ class DiskStore:
         self.path = path
         self._blocks: OrderedDict[int, Flat] = OrderedDict()
         self._file, self._pid = _open(path), os.getpid()
+        _refuse_crafted(self._file)
         of = self._file["structure"]
         self.frames, self.num_atoms, self.num_edges = (of[n][:] for n in ("frame", "num_atoms", "num_edges"))
         self.block = int(self._file.attrs["block"])
         if self._file.attrs["format"] != FORMAT or self._file.attrs["sizes"] != self._fingerprint():
+            raise Damaged
+        if (
+            min(c.min(initial=0) for c in (self.frames, self.num_atoms, self.num_edges)) < 0
+            or self.block < 1
+        ):
             raise Damaged
         for level in LEVELS:
             rows = int(self.starts[level][-1])
@@ -130,6 +136,25 @@ def _open(path: Path) -> h5py.File:
     return h5py.File(
         path, "r", locking=False
     )  # it is never written to again; some file systems have no locks
+
+
+def _refuse_crafted(file: h5py.File) -> None:
+    """A cache holds its own numbers and nothing else: no links, no pieces of other files, no more than is stored."""
+    for level in LEVELS:
+        if file.get(level, getclass=True, getlink=True) is not h5py.HardLink:
+            raise Damaged
+        for name in file[level]:
+            if file[level].get(name, getclass=True, getlink=True) is not h5py.HardLink:
+                raise Damaged
+            array = file[level][name]
+            if not isinstance(array, h5py.Dataset) or array.is_virtual or array.external:
+                raise Damaged
+            if (
+                array.dtype.kind not in "iufb"
+                or array.compression
+                or array.nbytes > array.id.get_storage_size()
+            ):
+                raise Damaged
 
 
 def fingerprint(*columns: Ints) -> str:

@@ -137,7 +137,7 @@ def test_a_number_of_steps_ends_with_a_validation(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("schedule", [{}, {"scheduler": {"name": "StepLR", "config": {"step_size": 100}}}])
 def test_a_time_is_kept_over_an_interruption(tmp_path: Path, schedule: dict[str, Any]) -> None:
-    stop = {"name": "SignalBefore", "config": {"batch": 40, "signum": int(signal.SIGTERM)}}
+    stop = {"name": "SignalBefore", "config": {"batch": 8, "signum": int(signal.SIGTERM)}}
     trainer = {"max_time": "5s", "max_epochs": -1, "callbacks": [stop]}
     data = Data(write_frames(tmp_path / "frames.xyz"))
     began = time.monotonic()
