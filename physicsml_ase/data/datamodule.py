@@ -15,6 +15,7 @@ from physicsml_ase.data.references import Wanted
 from physicsml_ase.data.resolve import Resolved, resolve
 from physicsml_ase.data.sets import Spec
 from physicsml_ase.data.settings import DataModuleConfig, PredictBatches
+from physicsml_ase.data.sources import Source
 from physicsml_ase.data.store import EdgeConstants, MemoryStore, Store
 from physicsml_ase.data.workers import worker_count
 from physicsml_ase.domain import Domain
@@ -73,6 +74,11 @@ class DataModule(pl.LightningDataModule):
     def summary(self) -> dict[str, Any]:
         """Sources, hashes, split, label counts and how the reference energies were found, as plain data."""
         return self.resolve().summary
+
+    @property
+    def sources(self) -> dict[str, dict[str, Source]]:
+        """What each set is made of, by set and name, after the split."""
+        return self.resolve().sources
 
     @property
     def has_validation(self) -> bool:

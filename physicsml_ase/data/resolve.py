@@ -31,6 +31,7 @@ class Resolved(NamedTuple):
     domain: Domain
     summary: dict[str, Any]
     stores: dict[str, dict[str, Store]]
+    sources: dict[str, dict[str, Source]]
 
 
 def resolve(
@@ -72,7 +73,7 @@ def resolve(
     assert domain is not None
     _check_num_elements(config, domain)
     used = {set_: {name: len(store) for name, store in of.items()} for set_, of in stores.items()}
-    return Resolved(labels, domain, summary | record_sets(sets, used, seed), stores)
+    return Resolved(labels, domain, summary | record_sets(sets, used, seed), stores, sets.sources)
 
 
 def _labels(config: DataModuleConfig, sets: Sets, given: tuple[Label, ...] | None) -> tuple[Label, ...]:

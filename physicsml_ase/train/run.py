@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from physicsml_ase.check.short import tell
 from physicsml_ase.checkpoint import load_potential, save_potential
 from physicsml_ase.config import to_plain, validate
 from physicsml_ase.conventions import InputError
@@ -87,7 +88,7 @@ def start(
         config = dataclasses.replace(config, transfer_learning=transfer)
     stage_configs(config, folder.root)  # what is wrong in a later stage is wrong now
     begin = Start(potential, Path(ckpt_path) if ckpt_path else None, started_at)
-    with folder.held():
+    with folder.new(), folder.held():
         if is_first_process():
             folder.create()
             folder.write_config(to_plain(with_data(config, data)))
@@ -151,6 +152,9 @@ def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
     torch.set_float32_matmul_precision(config.float32_matmul_precision)
     saved = read_training(begin.ckpt) if begin.ckpt else None
     datamodule = open_data(config, data._asdict(), continued(config, saved) if saved else None)
+    if is_first_process() and saved is None:
+        keys = {label.name: label.key for label in datamodule.labels}
+        tell(datamodule.sources, datamodule.domain.cutoff, keys)
     potential = make_potential(config, datamodule, saved, begin.potential)
     step_by = how_to_step(config, potential)
     if config.trainer.precision == 32 and step_by != "kernel":
