@@ -17,15 +17,19 @@ from physicsml_ase.config import config, register_model
 from physicsml_ase.conventions import InputError
 from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph
+from physicsml_ase.nn.blocks import make_pieces
 from physicsml_ase.nn.constants import Constants
 from physicsml_ase.nn.couplings import parse_irreps
 from physicsml_ase.nn.elements import Attributes, ElementIndex
 from physicsml_ase.nn.features import Features, lengths_and_directions
 from physicsml_ase.nn.harmonics import EdgeHarmonics
-from physicsml_ase.nn.mace_layer import SILU, Interaction, Kind, by_element
+from physicsml_ase.nn.mace_layer import SILU, Interaction, Kind
 from physicsml_ase.nn.pair_repulsion import PairRepulsion
 from physicsml_ase.nn.radial import BesselBasis
 from physicsml_ase.nn.slots import make_slots
+
+PIECE = 4096
+"""Slots of edges that inference computes at a time."""
 
 
 @config
@@ -127,20 +131,20 @@ class MACE(Constants):
         d, u = lengths_and_directions(r)
         # mace-torch's edges point from the neighbour to the centre
         y = self.harmonics(-u).view(-1, slots.width, (self.harmonics.lmax + 1) ** 2)
-        radial = self.bessel(d) * self.bessel_scale  # (R J, K)
+        radial = (self.bessel(d) * self.bessel_scale).view(*y.shape[:2], -1)  # (R, J, K)
         j = slots.slot.new_zeros(slots.reverse.shape[0]).index_copy(0, slots.slot, graph.edge_index[1])
         x = elements.pick(self.embedding) * self.embedding.shape[0] ** -0.5
         attrs = self.attrs(graph)
         if attrs is not None and self.attrs_embedding is not None:
             x = x + attrs @ self.attrs_embedding
         x = x[:, None]  # (N, 1, C)
-        blocks = by_element(elements.place, self.elements.num)
+        pieces = make_pieces(slots, elements.place, self.elements.num, 0 if self.training else PIECE)
         energy = self.energy_shift.expand(num_atoms)
         if self.repulsion is not None:
             energy = energy + self.repulsion(graph, r_ij)
         layers = []
         for k, interaction in enumerate(self.interactions):
-            x = interaction(x, radial, y, j, slots, blocks)  # (N, (L + 1)^2, C)
+            x = interaction(x, radial, y, j, pieces)  # (N, (L + 1)^2, C)
             layers.append(x)
             if k < len(self.readouts):
                 energy = energy + (x[:, 0] @ self.readouts[k])[:, 0] * self.channels**-0.5

@@ -4,13 +4,15 @@ Weights are of order one and are scaled where they are used, as mace-torch's are
 same. Shapes: N atoms, R rows of J slots of edges, C channels; a block has Z elements of n atoms each.
 """
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from physicsml_ase.nn.blocks import Block, Piece
 from physicsml_ase.nn.contraction import SymmetricContraction
-from physicsml_ase.nn.slots import Slots
+from physicsml_ase.nn.pieces import InPieces
 from physicsml_ase.nn.tensor_messages import TensorMessages
 
 SILU = 1.6791767923989418
@@ -22,48 +24,6 @@ Kind = Literal[
     "RealAgnosticDensityInteractionBlock",
     "RealAgnosticDensityResidualInteractionBlock",
 ]
-
-
-class Block(NamedTuple):
-    """Atoms, grouped by element: Z elements with n places each, of which some may be filled with any atom."""
-
-    elements: Tensor  # (Z,) places of the elements among the model's
-    atoms: Tensor | None  # (Z n,), None where it is all atoms in order
-
-
-class Blocks(NamedTuple):
-    """All atoms in one or more blocks."""
-
-    blocks: list[Block]
-    back: Tensor | None  # (N,) place of each atom in the blocks, one after the other
-
-
-PADDED = 2.0
-"""Elements share a block, padded to the most frequent one, up to this many times the number of atoms."""
-
-
-def by_element(place: Tensor, num: int) -> Blocks:
-    """Blocks of atoms whose elements are `place` (N,) among `num`."""
-    if num == 1:
-        return Blocks([Block(place.new_zeros(1), None)], None)
-    counts = torch.bincount(place, minlength=num)
-    present = counts.nonzero()[:, 0]
-    if present.shape[0] == 1:
-        return Blocks([Block(present, None)], None)
-    order = place.argsort(stable=True)
-    sizes = counts.index_select(0, present)
-    n, total = int(sizes.max()), place.shape[0]
-    back = torch.empty_like(order)
-    if present.shape[0] * n <= PADDED * total:
-        starts = torch.arange(present.shape[0], device=place.device) * n - (sizes.cumsum(0) - sizes)
-        slot = torch.arange(total, device=place.device) + starts.repeat_interleave(sizes)
-        atoms = order[:1].repeat(present.shape[0] * n)
-        atoms[slot] = order
-        back[order] = slot
-        return Blocks([Block(present, atoms)], back)
-    back[order] = torch.arange(total, device=place.device)
-    pairs = zip(present.split(1), order.split(sizes.tolist()))
-    return Blocks([Block(element, atoms) for element, atoms in pairs], back)
 
 
 class Interaction(nn.Module):
@@ -96,58 +56,108 @@ class Interaction(nn.Module):
         self.skip = nn.Parameter(torch.randn(degrees, z, c, c))
         self.contraction = SymmetricContraction(l_edge, l_out, order, c, z)
         self.product = nn.Parameter(torch.randn(l_out + 1, c, c))
+        self._kept: tuple[tuple[Any, ...], dict[tuple[int, ...], Any]] = ((), {})
 
-    def forward(
-        self, x: Tensor, radial: Tensor, y: Tensor, j: Tensor, slots: Slots, blocks: Blocks
-    ) -> Tensor:
-        num_atoms, c = x.shape[0], self.channels
-        h = by_degree(x, self.up * c**-0.5, self.l_in).flatten(1)  # (N, (l_in + 1)^2 C)
-        h_j = h.index_select(0, j).view(*y.shape[:2], -1)
-        functions = radial
-        for k, weight in enumerate(self.radial):
-            functions = functions @ (weight * (weight.shape[0] ** -0.5 * (SILU if k else 1.0)))
-            if k < len(self.radial) - 1:
-                functions = nn.functional.silu(functions)
-        sums = self.messages(functions.view(*y.shape[:2], -1), h_j, y)
-        sums = slots.per_atom(sums, num_atoms)  # (N, X, C)
+    def forward(self, x: Tensor, radial: Tensor, y: Tensor, j: Tensor, pieces: Sequence[Piece]) -> Tensor:
+        """x (N, (l_in + 1)^2, C), radial functions (R, J, K), harmonics (R, J, M), neighbours (R J,)."""
+        h = by_degree(x, self.up * self.channels**-0.5, self.l_in).flatten(1)  # (N, (l_in + 1)^2 C)
+        if len(pieces) == 1:
+            return self.of_piece(pieces[0], h.index_select(0, j), radial, y, x)
+        cuts = [(p.slots, p.rows, p.rows, p.atoms) for p in pieces]
+        return InPieces.apply(lambda k, *parts: self.of_piece(pieces[k], *parts), cuts, j, h, radial, y, x)
+
+    def of_piece(self, piece: Piece, h_j: Tensor, radial: Tensor, y: Tensor, x: Tensor) -> Tensor:
+        """Features after the layer of a piece's atoms."""
+        common = self.common()
+        functions = radial.flatten(0, 1)  # (R J, K)
+        for weight in common.radial[:-1]:
+            functions = nn.functional.silu(functions @ weight)
+        functions = (functions @ common.radial[-1]).view(*y.shape[:2], -1)
+        sums = piece.per_atom(self.messages(functions, h_j.view(*y.shape[:2], -1), y))  # (N, X, C)
         if self.density is not None:
-            of_edges = torch.tanh((radial @ self.density * radial.shape[1] ** -0.5).square())
-            density = slots.per_atom(of_edges.view(y.shape[0], y.shape[1]).sum(1), num_atoms)
-            sums = sums / (density + 1)[:, None, None]
-        parts = [self.of_block(block, sums, x) for block in blocks.blocks]
+            of_edges = torch.tanh((radial @ self.density * radial.shape[2] ** -0.5).square())[..., 0]
+            sums = sums / (piece.per_atom(of_edges.sum(1)) + 1)[:, None, None]
+        parts = [self.of_block(block, sums, x, common.product) for block in piece.blocks.blocks]
         out = torch.cat(parts) if len(parts) > 1 else parts[0]
-        return out if blocks.back is None else out.index_select(0, blocks.back)
+        return out if piece.blocks.back is None else out.index_select(0, piece.blocks.back)
 
-    def of_block(self, block: Block, sums: Tensor, x: Tensor) -> Tensor:
+    def of_block(self, block: Block, sums: Tensor, x: Tensor, product: Tensor) -> Tensor:
         """Features after the layer, (Z n, (l_out + 1)^2, C)."""
-        z, c = block.elements.shape[0], self.channels
+        z, c, weights = block.elements.shape[0], self.channels, self.of_elements(block)
         if block.atoms is not None:
-            sums, x = sums.index_select(0, block.atoms), x.index_select(0, block.atoms)
+            sums = sums.index_select(0, block.atoms)
         n = sums.shape[0] // z
-        skip = self.skip.index_select(1, block.elements) * (self.skip.shape[1] * c) ** -0.5  # (l, Z, C, C)
         a = []
-        for l, (part, weight) in enumerate(zip(self.messages.couple(sums), self.linear)):
-            weight = weight * (weight.shape[0] ** -0.5 / self.neighbours)
-            matrix = weight.expand(z, -1, -1) if self.residual else weight @ skip[l]
+        for l, (part, matrix) in enumerate(zip(self.messages.couple(sums), weights.linear)):
             a.append((part.reshape(z, n * (2 * l + 1), -1) @ matrix).view(z, n, 2 * l + 1, c))
         features = torch.cat(a, dim=2).permute(2, 0, 3, 1).reshape(-1, z * c, n)  # (M, Z C, n)
-        b = self.contraction(features, self.contraction.tensors(block.elements))
+        b = self.contraction(features, weights.tensors)
         b = b.view(-1, z, c, n).permute(1, 3, 0, 2).reshape(z * n, -1, c)
-        b = by_degree(b, self.product * c**-0.5, self.l_out)
+        b = by_degree(b, product, self.l_out)
         if not self.residual:
             return b
-        rows = (skip.shape[0]) ** 2
+        if block.atoms is not None:
+            x = x.index_select(0, block.atoms)
+        degrees = x.split([2 * l + 1 for l in range(self.l_in + 1)], dim=1)
         own = [
-            (x[:, l * l : (l + 1) ** 2].reshape(z, n * (2 * l + 1), c) @ skip[l]).view(z * n, 2 * l + 1, c)
-            for l in range(skip.shape[0])
+            (x_l.reshape(z, n * (2 * l + 1), c) @ w).view(z * n, 2 * l + 1, c)
+            for l, (x_l, w) in enumerate(zip(degrees, weights.skip))
         ]
         kept = torch.cat(own, dim=1) if len(own) > 1 else own[0]
-        if rows < b.shape[1]:
-            kept = nn.functional.pad(kept, (0, 0, 0, b.shape[1] - rows))
-        return b + kept
+        missing = b.shape[1] - kept.shape[1]
+        return b + (nn.functional.pad(kept, (0, 0, 0, missing)) if missing else kept)
+
+    def common(self) -> "Common":
+        """Weights as they are used; of a model that is not trained, they are computed once."""
+        return self.kept((), self._common)
+
+    def of_elements(self, block: Block) -> "OfElements":
+        return self.kept(block.key, lambda: self._of_elements(block.elements))
+
+    def kept(self, key: tuple[int, ...], make: Callable[[], Any]) -> Any:
+        """What `make` gives, kept until a weight changes."""
+        weights = list(self.parameters())
+        if self.training or any(w.requires_grad or w.is_inference() for w in weights):
+            return make()
+        state = tuple((w.data_ptr(), w._version, w.dtype) for w in weights)
+        if self._kept[0] != state:
+            self._kept = (state, {})
+        found = self._kept[1]
+        if key not in found:
+            with torch.no_grad():
+                found[key] = make()
+        return found[key]
+
+    def _common(self) -> "Common":
+        scales = [w.shape[0] ** -0.5 * (SILU if k else 1.0) for k, w in enumerate(self.radial)]
+        return Common([w * s for w, s in zip(self.radial, scales)], self.product * self.channels**-0.5)
+
+    def _of_elements(self, elements: Tensor) -> "OfElements":
+        skip = (self.skip.index_select(1, elements) * (self.skip.shape[1] * self.channels) ** -0.5).unbind()
+        linear = []
+        for l, weight in enumerate(self.linear):
+            weight = weight * (weight.shape[0] ** -0.5 / self.neighbours)
+            linear.append(weight.expand(elements.shape[0], -1, -1) if self.residual else weight @ skip[l])
+        return OfElements(linear, skip, self.contraction.tensors(elements))
+
+
+class Common(NamedTuple):
+    """Scaled weights of all elements."""
+
+    radial: list[Tensor]
+    product: Tensor  # (l_out + 1, C, C)
+
+
+class OfElements(NamedTuple):
+    """Scaled weights of Z elements."""
+
+    linear: list[Tensor]  # by degree, (Z, paths C, C); where it is not residual, with the skip's product
+    skip: tuple[Tensor, ...]  # by degree, (Z, C, C)
+    tensors: list[Tensor]  # of the contraction
 
 
 def by_degree(x: Tensor, weight: Tensor, degree: int) -> Tensor:
     """A map of channels for each degree up to `degree`, (N, (L + 1)^2, C) with (L + 1, C, C)."""
-    parts = [x[:, l * l : (l + 1) ** 2] @ weight[l] for l in range(degree + 1)]
+    degrees = x.split([2 * l + 1 for l in range(degree + 1)], dim=1)
+    parts = [x_l @ w for x_l, w in zip(degrees, weight)]
     return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]

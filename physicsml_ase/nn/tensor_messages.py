@@ -52,21 +52,19 @@ class TensorMessages(Constants):
     def forward(self, radial: Tensor, h_j: Tensor, harmonics: Tensor) -> Tensor:
         """radial (R, J, P C), features of neighbours (R, J, (l_features + 1)^2 C) and harmonics (R, J, M) to
         sums of products (R, X, C), which `couple` takes."""
-        rows, slots = harmonics.shape[:2]
-        num = len(self.paths)
-        c = radial.shape[2] // num
-        out, start = [], 0
-        for l1, count in enumerate(self.num):
-            dim = 2 * l1 + 1
-            weights = radial[..., start * c : (start + count) * c].view(rows, slots, count, 1, c)
-            features = h_j[..., l1 * l1 * c : (l1 + 1) ** 2 * c].view(rows, slots, 1, dim, c)
-            products = (weights * features).view(rows, slots, count * dim * c)
-            for l2, (first, end) in enumerate(self.spans(l1)):
-                if end > first:
-                    y = harmonics[..., l2 * l2 : (l2 + 1) ** 2]
-                    part = torch.bmm(y.mT, products[..., first * dim * c : end * dim * c])
-                    out.append(part.view(rows, (2 * l2 + 1) * (end - first) * dim, c))
-            start += count
+        rows = harmonics.shape[0]
+        c = radial.shape[2] // len(self.paths)
+        weights = radial.unflatten(2, (-1, 1, c)).split(self.num, dim=2)
+        features = h_j.unflatten(2, (1, -1, c)).split([2 * l1 + 1 for l1 in range(len(self.num))], dim=3)
+        y = harmonics.mT.split([2 * l2 + 1 for l2 in range(self.l_harmonics + 1)], dim=1)
+        out = []
+        for l1, (r, h) in enumerate(zip(weights, features)):
+            counts = [end - first for first, end in self.spans(l1)]
+            products = (r * h).flatten(2).split([count * (2 * l1 + 1) * c for count in counts], dim=2)
+            for l2, count in enumerate(counts):
+                if count:
+                    part = torch.bmm(y[l2], products[l2])
+                    out.append(part.view(rows, (2 * l2 + 1) * count * (2 * l1 + 1), c))
         return cat(out, dim=1)
 
     def couple(self, sums: Tensor) -> list[Tensor]:

@@ -15,8 +15,8 @@ from physicsml_ase.conventions import InputError
 from physicsml_ase.domain import Domain
 from physicsml_ase.importers.mace import from_mace
 from physicsml_ase.models.mace import MACEConfig
+from physicsml_ase.nn.blocks import by_element
 from physicsml_ase.nn.contraction import SymmetricContraction
-from physicsml_ase.nn.mace_layer import by_element
 from physicsml_ase.nn.polynomials import monomials, symmetric_basis
 from physicsml_ase.potential import Potential
 
@@ -158,3 +158,44 @@ def test_wrong_irreps(change: dict[str, str], message: str) -> None:
     config = validate(MACEConfig, {"name": "mace"} | change)
     with pytest.raises(InputError, match=message):
         Potential(config, Domain(cutoff=3.0, elements=(1,)), ())
+
+
+@pytest.mark.parametrize("crowded", [False, True])
+def test_pieces_give_the_whole(monkeypatch: pytest.MonkeyPatch, crowded: bool) -> None:
+    """Computed a few atoms at a time, also where atoms with many neighbours have several rows."""
+    torch.manual_seed(0)
+    config = validate(MACEConfig, {"name": "mace", "hidden_irreps": "4x0e+4x1o", "max_ell": 2})
+    potential = Potential(config, Domain(cutoff=3.5, elements=(1, 8, 14)), ()).double().eval()
+    atoms = bulk("Si", cubic=True).repeat(2)
+    atoms.numbers[::5] = 8
+    atoms.rattle(0.1, seed=0)
+    if crowded:
+        atoms.pbc = False
+        atoms.cell = None
+        atoms = atoms[:40]
+    graph = to_graph(atoms, 3.5)
+    whole = potential(graph)
+    monkeypatch.setattr("physicsml_ase.models.mace.PIECE", 50)
+    parts = potential(graph)
+    for name in ("energies", "forces", "stress"):
+        torch.testing.assert_close(parts[name], whole[name], rtol=0, atol=1e-12, equal_nan=True)
+
+
+def test_kept_weights_follow_the_weights() -> None:
+    """What is computed once of the weights of a model that is not trained is computed anew when they change."""
+    torch.manual_seed(0)
+    config = validate(MACEConfig, {"name": "mace", "hidden_irreps": "4x0e+4x1o", "max_ell": 2})
+    domain = Domain(cutoff=3.5, elements=(1, 6, 8))
+    potential = Potential(config, domain, ()).double().eval().requires_grad_(False)
+    graph = to_graph(molecule("CH3CH2OH"), 3.5)
+    before = potential(graph)["energy"].item()
+    with torch.no_grad():
+        for parameter in potential.parameters():
+            parameter.mul_(1.1)
+    after = potential(graph)["energy"].item()
+    assert before != after
+    fresh = Potential(config, domain, ()).double()
+    fresh.load_state_dict(potential.state_dict())
+    assert fresh.eval()(graph)["energy"].item() == pytest.approx(after, abs=1e-12)
+    single = potential.float()(graph)["energy"].item()
+    assert single == pytest.approx(after, abs=1e-4)
