@@ -1,7 +1,7 @@
 """The program: its verbs, its own lines on stderr, and its exit statuses.
 
-0 done; 1 a relaxation that did not converge, or errors in checked data; 2 wrong input, in one line; 130
-interrupted. Only a mistake in the program itself shows a traceback.
+0 done; 1 a relaxation that did not converge, errors in checked data, or a model that failed its checks; 2 wrong
+input, in one line; 130 interrupted. Only a mistake in the program itself shows a traceback.
 """
 
 import errno
@@ -21,6 +21,7 @@ from physicsml_ase.cli.export import export
 from physicsml_ase.cli.importing import import_
 from physicsml_ase.cli.simulation import md, relax
 from physicsml_ase.cli.training import resume, train
+from physicsml_ase.cli.verification import verify
 from physicsml_ase.conventions import InputError
 from physicsml_ase.version import __version__
 
@@ -91,7 +92,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # which takes "[ps]" for markup
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (check, train, resume, evaluate, predict, md, relax, export, info, describe):
+for verb in (check, train, resume, evaluate, predict, md, relax, verify, export, info, describe):
     app.command()(verb)
 app.command("import")(import_)
 

@@ -1,0 +1,123 @@
+"""What a simulation meets: a neighbour list that is kept while atoms move, and energy that is conserved."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from ase import units
+from ase.md.verlet import VelocityVerlet
+
+from physicsml_ase.calculator import PhysicsMLCalculator
+from physicsml_ase.conventions import voigt_to_matrix
+from physicsml_ase.simulate.ensemble import start_velocities
+from physicsml_ase.verify.compare import apart, worst
+from physicsml_ase.verify.result import Check, at_most
+from physicsml_ase.verify.subject import Floats, Results, Structure, Subject, in_words, with_info
+
+COMPARED = ("energy", "forces", "stress")
+ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-7}
+"""Of the largest value. An edge that a list lacks is more, but for those just within the cut-off."""
+SKIN = 0.4  # Å
+"""The skin that is tried, or the calculator's where that is smaller: atoms leave it by moves that are not wild."""
+NVE_STEPS, NVE_KELVIN = 120, 300.0
+NVE_LIMIT = 0.01
+"""Departure of the total energy, as a part of the largest kinetic energy; 1e-5 to 1e-3 are usual at this step."""
+
+
+def check_skin(subject: Subject, structures: Sequence[Structure], skin: float) -> Check:
+    """The calculator with its kept lists along trajectories, against the potential on fresh lists."""
+    largest, _ = follow(subject, structures, skin, "eager")
+    what = (
+        "calculator with kept neighbour lists along trajectories, against fresh lists, part of the largest; "
+        f"{in_words(structures)}, {_dtype(subject)}"
+    )
+    return at_most("skin", largest, ROUNDING[subject.potential.dtype], what)
+
+
+def check_backend(subject: Subject, structures: Sequence[Structure], skin: float, backend: str) -> Check:
+    """The calculator on a backend along trajectories, against eager on fresh lists."""
+    largest, used = follow(subject, structures, skin, backend)
+    what = f"backend {backend} against eager, along trajectories; {in_words(structures)}, {_dtype(subject)}"
+    if used != backend:
+        what = (
+            f"backend {backend} computes something else than eager, and is not used; {in_words(structures)}"
+        )
+    return at_most(backend, largest if used == backend else np.inf, ROUNDING[subject.potential.dtype], what)
+
+
+def follow(subject: Subject, structures: Sequence[Structure], skin: float, backend: str) -> tuple[float, str]:
+    """Largest deviation of a calculator along a path of each structure, and the backend that it used."""
+    deviations, used, skin = list[float](), backend, min(skin, SKIN)
+    for number, structure in enumerate(structures):
+        # one calculator for a trajectory, as in MD
+        calculator = PhysicsMLCalculator(subject.potential, subject.device, skin=skin, backend=backend)
+        path = _path(structure, 0.75 * skin, np.random.default_rng(number))
+        for place, right in zip(path, subject.results(path)):
+            found = results_of(calculator, place, subject)
+            names = tuple(name for name in COMPARED if name in found)
+            deviations.append(apart(subject.domain, right, found, place.atoms.cell.volume, names))
+        used = used if calculator.backend == used else calculator.backend
+    return worst(deviations), used
+
+
+def results_of(calculator: PhysicsMLCalculator, structure: Structure, subject: Subject) -> Results:
+    """What a calculator gives, as the potential gives it."""
+    atoms = with_info(structure, subject.domain)
+    calculator.calculate(atoms)
+    out = {name: np.asarray(calculator.results[name]) for name in COMPARED if name in calculator.results}
+    if "energy" in out:
+        references = subject.potential.references(torch.from_numpy(atoms.numbers).to(subject.device))
+        out["energy"] = out["energy"] - float(references.sum())
+        out["energies"] = np.zeros(len(atoms))  # their number, for scales
+    if "stress" in out:
+        out["stress"] = voigt_to_matrix(out["stress"])
+    return out
+
+
+def _path(structure: Structure, distance: float, rng: np.random.Generator) -> list[Structure]:
+    """Places on the way of a structure: atoms leave the skin, and the cell is sheared, as in MD; then they change
+    places, so that every list from before is wrong, and move on."""
+    atoms = structure.atoms
+    towards = rng.normal(size=(len(atoms), 3))
+    towards *= distance / np.linalg.norm(towards, axis=1, keepdims=True)
+    shear = np.eye(3)
+    shear[0, 1] = 0.04 if atoms.pbc.all() else 0.0
+    path = []
+    for k in range(1, 9):
+        x, cell = atoms.positions, atoms.cell.array
+        if k > 5:
+            x = x[np.random.default_rng(0).permutation(len(x))]
+        bent = np.linalg.matrix_power(shear, k)
+        path.append(structure.changed((x + min(k, 5) / 5 * towards) @ bent, cell @ bent))
+    return path
+
+
+def _dtype(subject: Subject) -> str:
+    return str(subject.potential.dtype).removeprefix("torch.")
+
+
+def check_nve(
+    subject: Subject, structure: Structure, skin: float, backend: str
+) -> tuple[Check, dict[str, Floats]]:
+    """A short run at constant energy, and its trace: time [ps], total and kinetic energy [eV]."""
+    calculator = PhysicsMLCalculator(subject.potential, subject.device, skin=skin, backend=backend)
+    atoms = with_info(structure, subject.domain)
+    lightest = float(atoms.get_masses().min())
+    step_fs = min(0.25 * lightest**0.5, 1.0)  # a quarter for hydrogen, which has periods of 10 fs
+    start_velocities(atoms, NVE_KELVIN, np.random.default_rng(0))
+    atoms.calc = calculator
+    total, kinetic = [], []
+    integrator = VelocityVerlet(atoms, step_fs * units.fs)
+    for _ in integrator.irun(NVE_STEPS):
+        kinetic.append(atoms.get_kinetic_energy())
+        total.append(atoms.get_potential_energy() + kinetic[-1])
+    time = np.arange(len(total)) * step_fs / 1000
+    departure = np.abs(np.array(total) - total[0])
+    drift = 1000 * float(np.polyfit(time, np.array(total) - total[0], 1)[0]) / len(atoms)
+    part = float(departure.max() / max(kinetic)) if np.isfinite(total).all() else np.nan
+    what = (
+        f"total energy over {NVE_STEPS} steps of {step_fs:.2g} fs from {NVE_KELVIN:.0f} K, departure as part of the "
+        f"kinetic energy ({calculator.backend}); drift {drift:+.2g} meV/atom/ps; {in_words([structure])}"
+    )
+    trace = {"time": time, "total": np.array(total), "kinetic": np.array(kinetic)}
+    return at_most("NVE", part, NVE_LIMIT, what), trace
