@@ -7,7 +7,7 @@ import typer
 
 
 def import_(
-    code: Annotated[str, typer.Argument(metavar="CODE", help="mace, nequip, allegro or tensor_net.")],
+    code: Annotated[str, typer.Argument(metavar="CODE", help="mace, nequip, allegro, tensor_net or ani.")],
     model: Annotated[
         Path, typer.Argument(metavar="FILE", help="A model of that code, or what its dump script wrote.")
     ],
@@ -15,7 +15,10 @@ def import_(
         "model.ckpt"
     ),
     head: Annotated[
-        str | None, typer.Option(help="Which head, of a model that has several.", metavar="NAME")
+        str | None,
+        typer.Option(
+            help="Which head, of a model that has several; of ani, which member, from 0.", metavar="NAME"
+        ),
     ] = None,
     elements: Annotated[
         str | None,
@@ -31,7 +34,7 @@ def import_(
         ),
     ] = None,
 ) -> None:
-    """Turn a model of mace-torch, nequip, nequip-allegro or torchmd-net into a checkpoint."""
+    """Turn a model of mace-torch, nequip, nequip-allegro, torchmd-net or torchani into a checkpoint."""
     import sys
 
     from ase.data import atomic_numbers, chemical_symbols

@@ -15,7 +15,7 @@ from physicsml_ase.graph import Graph
 from physicsml_ase.importers.dump_mace import structures
 from physicsml_ase.potential import Potential
 
-CODES = ("mace", "nequip", "allegro", "tensor_net")
+CODES = ("mace", "nequip", "allegro", "tensor_net", "ani")
 
 
 def plain_data(path: Path) -> dict[str, Any] | None:
@@ -47,6 +47,12 @@ def import_model(
         if not elements:
             raise InputError("a checkpoint of torchmd-net does not say its elements: name them (--elements)")
         return import_torchmdnet(path, tuple(elements))
+    if code == "ani":
+        from physicsml_ase.importers.ani import import_torchani
+
+        if head is not None and not head.isdigit():
+            raise InputError(f"--head of a model of torchani is the number of a member, not {head!r}")
+        return import_torchani(path, int(head or 0))
     if code not in CODES:
         raise InputError(f"{code!r} is not one of {', '.join(CODES)}")
     with tempfile.TemporaryDirectory() as folder:
