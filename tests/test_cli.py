@@ -189,6 +189,7 @@ def test_what_a_run_leaves(trained: Path) -> None:
 
 def test_a_refused_run_leaves_its_folder_free() -> None:
     error_of(run("train", "--train", "nosuch.xyz", "-o", "run", *TINY))
+    assert not Path("run").exists()
     result = run("train", "--train", FEW, "-o", "run", *TINY, "trainer.max_epochs=1")
     assert result.exit_code == 0
     assert result.stdout == ""

@@ -67,6 +67,17 @@ class RunFolder:
         os.replace(beside, self.model)
 
     @contextmanager
+    def new(self) -> Iterator[None]:
+        """A folder that was not there is removed again if the config or the data are refused."""
+        existed = self.root.exists()
+        try:
+            yield
+        except InputError:
+            if is_first_process() and not existed and self.root.is_dir() and not self.is_used:
+                shutil.rmtree(self.root, ignore_errors=True)
+            raise
+
+    @contextmanager
     def held(self) -> Iterator[None]:
         """The folder as this run's own until the end. Raises `InputError` if another process trains in it."""
         if not is_first_process():
