@@ -66,19 +66,19 @@ ACCEPTED_IN_TRAINING = {
         "warning: .* row id 5 has other keys .energy: dft_energy, forces: dft_forces",
         "warning: left out 4 of 11 structures without any of the labels .*: .* row id 5",
     ],
-    "forces_eV_per_Bohr.xyz": [],
-    "energy_in_hartree.xyz": [],
+    "forces_eV_per_Bohr.xyz": [r"warning: energies change by 1\.\d+ eV .* as if forces in eV/Bohr"],
+    "energy_in_hartree.xyz": ["warning: energies are in Hartree, not eV"],
     "one_frame_energy_in_hartree.xyz": [
         r"warning: 1 with an energy far from the others .* frame 11: \+603.1 eV/atom"
     ],
     "outlier_force_1e6.xyz": [r"warning: 1 with an extreme force \(max_force .* frame 5: 1e\+06 eV/Å"],
     "crlf.xyz": [],
     "tiny_cell.xyz": [],
-    "unwrapped_pair.xyz": [],
-    "equivalent_cells.xyz": [],
+    "unwrapped_pair.xyz": ["warning: 1 frame of 1 of validation that are in the training data"],
+    "equivalent_cells.xyz": ["warning: 1 frame of 1 of validation that are in the training data"],
     "one_frame.xyz": [f"warning: .*{SINGLE}"],
     "duplicate_frames.xyz": ["warning: all 20 frames .* have the same geometry"],
-    "zero_forces.xyz": [],
+    "zero_forces.xyz": ["warning: all forces of all frames are zero"],
     "stress_sign_flipped.xyz": [],
 }
 """What is said of each file that is trained on."""

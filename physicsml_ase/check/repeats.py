@@ -99,7 +99,7 @@ class Repeats:
         found = same.finding(
             "error" if part > 0.5 and len(same) > 3 else "warning",
             "leakage",
-            f"{{n}} of {len(of)} of {set_} are in the training data, turned, mirrored or reordered perhaps",
+            f"{{n}} of {len(of)} of {set_} that are in the training data too, turned, mirrored or reordered perhaps",
             f"errors on {set_} are too small: leave them out of one of the two",
             part=part,
         )

@@ -4,6 +4,7 @@ What is kept of a frame are a few dozen numbers; frames themselves only in a sam
 and signs are judged by. Where a fit to the sample follows the forces, frames beside it are looked at once more.
 """
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from typing import Protocol
@@ -14,7 +15,7 @@ from ase import Atoms
 from physicsml_ase.check.balance import Balance
 from physicsml_ase.check.basis import BATCH
 from physicsml_ase.check.cost import cost
-from physicsml_ase.check.energies import Energies
+from physicsml_ase.check.energies import UNITS, Energies
 from physicsml_ase.check.findings import GRADES, Finding, Places
 from physicsml_ase.check.forces import LargeForces
 from physicsml_ase.check.frame import Frame, look
@@ -128,6 +129,7 @@ def check_sources(
         more += strange([*fit.rows, *others])
         found += more if set_ == next(iter(sources)) else [_of_set(set_, f) for f in more]
         slopes |= {f"{set_}.{name}": value for name, value in numbers.items()}
+    found = _confirmed(found)
     of_train = coverage.plain()["elements"]
     atoms_read = sum(of_train.get(next(iter(sources)), {}).values()) if isinstance(of_train, dict) else 0
     first = next(iter(sources.values()))
@@ -204,12 +206,16 @@ def _read(sources: Mapping[str, Source], set_: str, index: int) -> Atoms:
 
 def _of_set(set_: str, finding: Finding) -> Finding:
     """Said of another set than the first."""
-    return Finding(
-        finding.grade,
-        finding.code,
-        f"{set_}: {finding.message}",
-        finding.advice,
-        finding.frames,
-        finding.where,
-        finding.evidence,
-    )
+    return dataclasses.replace(finding, message=f"{set_}: {finding.message}")
+
+
+def _confirmed(findings: list[Finding]) -> list[Finding]:
+    """A unit of the energies that the forces, too, speak for is certain."""
+    told = " ".join(f.message for f in findings if f.code == "energy-force-units")
+    return [
+        dataclasses.replace(f, grade="error")
+        if f.code == "energy-unit"
+        and any(f"energies in {unit}" in told and f" in {unit}," in f.message for unit in UNITS)
+        else f
+        for f in findings
+    ]

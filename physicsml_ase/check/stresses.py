@@ -95,7 +95,7 @@ def _unit(implied: Floats, label: Floats, volume: Floats) -> list[Finding]:
     other = shear if found is even else even
     if len(label) < FEW and abs(found.correlation) < SURE_OF_FEW:
         return []
-    if abs(found.correlation) < SURE or found.points < 6:
+    if abs(found.correlation) < SURE or found.points < 9:
         return []
     middle = found.middle
     if other.points and abs(other.correlation) > SURE and np.sign(other.middle) != np.sign(middle):
