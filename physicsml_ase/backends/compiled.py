@@ -1,8 +1,8 @@
 """A potential's step as one function of tensors, which torch.compile or AOTInductor takes whole.
 
-For models that give their energy's gradient beside it (`Potential.explicit`): nothing is differentiated, so the
-step is a plain function, exported once for structures of every size. Shapes: N atoms, rows of J slots (`rows`),
-S structures, C channels.
+Of models that give their energy's gradient beside it (`Potential.explicit`) nothing is differentiated, so the step
+is a plain function, exported once for structures of every size; for others see `derived`. Shapes: N atoms, rows of
+J slots (`rows`), S structures, C channels.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
 
+from physicsml_ase.backends.derived import of_pairs, traced_step
 from physicsml_ase.backends.rows import Rows, make_rows
 from physicsml_ase.conventions import InputError
 from physicsml_ase.graph import Graph, edge_vectors
@@ -60,11 +61,11 @@ class Step(nn.Module):
         g = g.double() * self.scale  # (N J, 3)
         forces = (g - g.index_select(0, slots.reverse)).view(n, width, 3).sum(1)
         virials = (r[..., :, None] * g.view(n, width, 1, 3)).sum(1)  # (N, 3, 3)
-        close = self._close(r, atomic_numbers, j)
+        close = self.close(r, atomic_numbers, j)
         features = (scalars, vectors) if self.features else ()
         return energies.double() * self.scale, forces, virials, close, *features
 
-    def _close(self, r: Tensor, atomic_numbers: Tensor, j: Tensor) -> Tensor:
+    def close(self, r: Tensor, atomic_numbers: Tensor, j: Tensor) -> Tensor:
         """Whether any two atoms are within the wall."""
         if self.wall is None:
             return torch.zeros((), dtype=torch.bool, device=r.device)
@@ -87,9 +88,13 @@ class Step(nn.Module):
         return channels.view(*neighbor.shape, -1)
 
 
-def exported(potential: Potential) -> ExportedProgram:
-    """The step for any number of atoms and neighbours from 2 on."""
-    n, width = 23, 17  # sizes that nothing else has: equal ones are taken for the same
+WIDTH = 17
+"""Neighbours in `examples`."""
+
+
+def examples(potential: Potential) -> list[Tensor]:
+    """Inputs of the step, of sizes that nothing else has: equal ones are taken for the same."""
+    n, width = 23, WIDTH
     slots = torch.arange(n * width).view(n, width)
     inputs = [
         torch.linspace(0, 50, 3 * n, dtype=torch.float64).view(n, 3),
@@ -100,16 +105,28 @@ def exported(potential: Potential) -> ExportedProgram:
     ]
     if potential.domain.attrs:
         inputs.append(torch.zeros(n, len(potential.domain.attr_shifts), dtype=potential.dtype))
-    inputs = [x.to(potential.references.table.device) for x in inputs]
-    shapes = tuple({0: Dim.AUTO} | ({1: Dim.AUTO} if x.shape[1:2] == (width,) else {}) for x in inputs)
+    return [x.to(potential.references.table.device) for x in inputs]
+
+
+def exported(potential: Potential) -> ExportedProgram:
+    """The step for any number of atoms and neighbours from 2 on."""
+    step, inputs = Step(potential).eval(), examples(potential)
+    module: nn.Module = step
+    if not potential.explicit:
+        module, inputs = traced_step(potential, inputs, step.close)
+    shapes = tuple({0: Dim.AUTO} | ({1: Dim.AUTO} if x.shape[1:2] == (WIDTH,) else {}) for x in inputs)
     with torch.no_grad():
         # not strict: dynamo does not follow all of the model's Python
-        return export(Step(potential).eval(), tuple(inputs), dynamic_shapes=shapes, strict=False)
+        return export(module, tuple(inputs), dynamic_shapes=shapes, strict=False)
 
 
 def compiled_function(potential: Potential) -> Function:
     """The step by torch.compile, which compiles at the first call, half a minute, and for later sizes as well."""
-    module = torch.compile(exported(potential).module(), dynamic=True, fullgraph=True)
+    if potential.explicit:
+        plain = exported(potential).module()
+    else:  # what is exported has been taken apart further than the compiler wants it
+        plain, _ = traced_step(potential, examples(potential), Step(potential).close)
+    module = torch.compile(plain, dynamic=True, fullgraph=True)
 
     def function(inputs: list[Tensor]) -> Sequence[Tensor]:
         """As `Step.forward`; raises `InputError` where the compiler fails."""
@@ -137,32 +154,37 @@ class OnRows:
 
     def __init__(self, potential: Potential, function: Function) -> None:
         self.potential, self.function = potential, function
-        self._last: tuple[Graph, Rows | None, Tensor] | None = None
+        self._last: tuple[Graph, Rows | None, Tensor, list[Tensor]] | None = None
 
     def __call__(self, graph: Graph) -> dict[str, Tensor]:
         """What `Potential.forward` returns."""
-        rows, references = self._rows_of(graph)
+        rows, references, pairs = self._rows_of(graph)
         if rows is None:
             return self.potential(graph)
         inputs = [graph.positions, rows.shift, rows.neighbor, rows.reverse, graph.atomic_numbers]
-        attrs = self.potential.model.attrs(graph)
-        if attrs is not None:
-            inputs.append(attrs)
+        if self.potential.explicit:
+            attrs = self.potential.model.attrs(graph)
+            if attrs is not None:
+                inputs.append(attrs)
+        elif self.potential.domain.attrs:
+            inputs.append(graph.inputs["graph_attrs"].index_select(0, graph.batch).to(self.potential.dtype))
+        inputs += pairs
         learned, forces, virials, close, *features = self.function(inputs)
         if bool(close):  # seldom; the wall is the potential's business
             return self.potential(graph)
         return outputs(self.potential, graph, learned + references, forces, virials, features)
 
-    def _rows_of(self, graph: Graph) -> tuple[Rows | None, Tensor]:
-        """Rows and reference energies of a graph; those of the last one, where only positions are others."""
+    def _rows_of(self, graph: Graph) -> tuple[Rows | None, Tensor, list[Tensor]]:
+        """Rows, reference energies and pairs; those of the last graph, where only positions are others."""
         if self._last is not None:
-            last, rows, references = self._last
+            last, rows, references, pairs = self._last
             if all(getattr(graph, name) is getattr(last, name) for name in KEPT):
-                return rows, references
+                return rows, references, pairs
         rows = make_rows(graph, self.potential.domain.cutoff)
         references = self.potential.references(graph.atomic_numbers)
-        self._last = graph, rows, references
-        return rows, references
+        pairs = [] if self.potential.explicit or rows is None else of_pairs(rows)
+        self._last = graph, rows, references, pairs
+        return rows, references, pairs
 
 
 def outputs(

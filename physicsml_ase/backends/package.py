@@ -104,7 +104,7 @@ def export_package(potential: Potential, path: Path, contents: Mapping[str, Any]
 def not_compilable(potential: Potential) -> str | None:
     """Why a potential's step can not be compiled, None where it can."""
     name = potential.config.name
-    if not potential.explicit:
+    if not (potential.explicit or getattr(potential.model, "takes_rows", False)):
         return (
             f"{name} gets its forces by automatic differentiation, which is not compiled: use backend='eager'"
         )

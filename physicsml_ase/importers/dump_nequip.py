@@ -200,7 +200,7 @@ def allegro(part: Any, meta: dict[str, Any], state: dict[str, Tensor]) -> None:
     for k, (latent, product) in enumerate(zip(part.latents, part.tps)):
         weights = product.weights if product.num_paths > 1 else product.weights[..., None]
         state[f"layer{k}.paths"] = weights  # (channels, paths), or (paths,)
-        layer = {"latent": mlp(latent, f"layer{k}.latent", state)}
+        layer: dict[str, Any] = {"latent": mlp(latent, f"layer{k}.latent", state)}
         layer |= {"in": str(product.irreps_in1), "out": str(product.irreps_out)}
         meta["layers"].append(layer)
 

@@ -71,8 +71,14 @@ def make_domain(meta: Mapping[str, Any], state: Mapping[str, Tensor]) -> Domain:
         elements=tuple(sorted(numbers)),
         avg_num_neighbors=meta["avg_num_neighbors"][0] ** -2,
         atomic_energies=dict(zip(numbers, shifts.tolist())),
+        energy_scale=energy_scale(state),
         short_range="none",
     )
+
+
+def energy_scale(state: Mapping[str, Tensor]) -> float:
+    """The largest scale of the energies of types: with it they are multiplied in float64."""
+    return float(state.get("scales", torch.ones(1)).abs().max())
 
 
 def by_element(meta: Mapping[str, Any], of_types: Tensor) -> Tensor:
@@ -91,7 +97,7 @@ def by_number(meta: Mapping[str, Any], of_types: Tensor) -> Tensor:
 def shared(meta: Mapping[str, Any], state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """What NequIP and Allegro name alike."""
     yield "model.basis.numbers", state["bessel"]
-    yield "model.scales", by_element(meta, state.get("scales", torch.ones(1))[:, None])
+    yield "model.scales", by_element(meta, state.get("scales", torch.ones(1))[:, None] / energy_scale(state))
     yield "model.shifts", torch.zeros(len(meta["type_names"]), 1)
     yield from matrices("model.readout", "readout", state)
 

@@ -76,6 +76,7 @@ class Allegro(nn.Module):
     """Energies of the atoms, each the sum of its edges'."""
 
     gives_energy = True
+    takes_rows = True
 
     def __init__(self, config: AllegroConfig, domain: Domain) -> None:
         super().__init__()
@@ -110,8 +111,9 @@ class Allegro(nn.Module):
         self.repulsion = 1 / domain.energy_scale if config.zbl else None
         self.num_node_scalars, self.num_node_vectors = f, u if self.lmax else 0
 
-    def forward(self, graph: Graph, r_ij: Tensor) -> Features:
-        f, rows = self.widths[0], make_pair_rows(graph)
+    def forward(self, graph: Graph, r_ij: Tensor, rows: PairRows | None = None) -> Features:
+        """Of edges r_ij (E, 3); `rows` are theirs, where they are known."""
+        f, rows = self.widths[0], make_pair_rows(graph) if rows is None else rows
         n = graph.atomic_numbers.shape[0]
         d_ij, u_ij = lengths_and_directions(r_ij)
         harmonics = rows.fill(self.harmonics(u_ij))  # (R, J, M)

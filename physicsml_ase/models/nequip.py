@@ -23,7 +23,7 @@ from physicsml_ase.nn.elements import FEW, ElementIndex
 from physicsml_ase.nn.features import Features, NodeEmbedding, lengths_and_directions
 from physicsml_ase.nn.harmonics import EdgeHarmonics
 from physicsml_ase.nn.nuclear import nuclear_repulsion
-from physicsml_ase.nn.pair_rows import make_pair_rows
+from physicsml_ase.nn.pair_rows import PairRows, make_pair_rows
 
 SILU, TANH = 1.6791767923989418, 1.5937334472592695
 """What brings SiLU and tanh of normal numbers to a second moment of 1, as e3nn has it."""
@@ -136,6 +136,7 @@ class NequIP(nn.Module):
     """Energies of the atoms from gated convolutions."""
 
     gives_energy = True
+    takes_rows = True
 
     def __init__(self, config: NequIPConfig, domain: Domain) -> None:
         super().__init__()
@@ -168,7 +169,8 @@ class NequIP(nn.Module):
         self.vectors = next((k for k, (_, ir) in enumerate(features[-2]) if ir == VECTOR), None)
         self.num_node_vectors = 0 if self.vectors is None else features[-2][self.vectors].mul
 
-    def forward(self, graph: Graph, r_ij: Tensor) -> Features:
+    def forward(self, graph: Graph, r_ij: Tensor, rows: PairRows | None = None) -> Features:
+        """Of edges r_ij (E, 3); `rows` are theirs, where they are known."""
         elements = self.index(graph.atomic_numbers, r_ij.dtype)
         attrs = self.embed(graph)  # (N, T)
         x = read = [attrs[:, None, :]]
@@ -177,7 +179,7 @@ class NequIP(nn.Module):
             table = self.embed.elements(self.elements)
             attrs = elements.one_hot if self.index.num > 1 else None
         d_ij, u_ij = lengths_and_directions(r_ij)
-        rows = make_pair_rows(graph)
+        rows = make_pair_rows(graph) if rows is None else rows
         harmonics = rows.fill(self.harmonics(u_ij) * self.scale).mT  # (R, M, J)
         edges = Edges(harmonics, self.basis(rows.of_pairs(d_ij)), rows)
         for layer in self.layers:

@@ -60,6 +60,8 @@ def _product(inputs: tuple[Irrep, ...], outputs: tuple[Irrep, ...], env: tuple[I
 class Surroundings(Constants):
     """The matrices B (U, N, K, K') of one layer, from surroundings (N, M, U)."""
 
+    couplings: Tensor
+
     def __init__(self, product: Product, lmax: int, channels: int, coupled: bool) -> None:
         """`coupled`: each channel has weights of its own for the paths."""
         super().__init__()
