@@ -25,6 +25,7 @@ from physicsml_ase.potential import Potential
 CUTOFF = 4.0
 SMALL: dict[str, dict[str, object]] = {
     "ani": {"aev": {"num_radial": 6, "num_sections": 4}, "hidden_widths": (16, 12)},
+    "egnn": {"hidden_dim": 8, "num_layers": 2, "num_radial": 6, "edge_updates": True},
     "painn": {"channels": 12, "layers": 2, "num_radial": 8},
     "mace": {
         "hidden_irreps": "6x0e+6x1o",

@@ -2,6 +2,7 @@
 
 from physicsml_ase.models import allegro as allegro
 from physicsml_ase.models import ani as ani
+from physicsml_ase.models import egnn as egnn
 from physicsml_ase.models import gaunt_ace as gaunt_ace
 from physicsml_ase.models import mace as mace
 from physicsml_ase.models import nequip as nequip
