@@ -53,6 +53,16 @@ class Engine:
             return 0
         return getattr(self._backend, "whole_lists", 0)
 
+    @property
+    def features(self) -> Tensor | None:
+        """The model's scalars of each atom (N, F) in the last structure, where the kernel kept them."""
+        return self._backend.features if isinstance(self._backend, OnKernel) else None
+
+    def keep_features(self) -> None:
+        """Keep them from now on, where that costs nothing."""
+        if isinstance(self._backend, OnKernel):
+            self._backend.keep_features = True
+
     def __call__(self, graph: Graph) -> dict[str, Tensor]:
         """What `Potential.forward` returns."""
         if not self._checked:

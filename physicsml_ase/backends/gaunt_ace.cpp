@@ -29,6 +29,7 @@ struct Worker {
     Own& own;
     int thread, threads;
     float* energies;
+    float* features;  // the last readout's inputs, or null
     int64_t block = 0, atom[BLOCK];
     int element[BLOCK], num_edges[BLOCK];
     alignas(64) float gated_density[M * AQ], g_gated_density[M * AQ];
@@ -36,9 +37,10 @@ struct Worker {
     alignas(64) float product[ROWS_SENT * BLOCK * NU * C], g_product[ROWS_SENT * BLOCK * NU * C];
     alignas(64) float input[BLOCK * (NU + 1) * C], g_input[BLOCK * (NU + 1) * C];
 
-    Worker(const Model& model, const Structure& structure, Buffers& buffers, int thread, int threads, float* energies)
+    Worker(const Model& model, const Structure& structure, Buffers& buffers, int thread, int threads, float* energies,
+           float* features)
         : model(model), structure(structure), buffers(buffers), own(buffers.own[thread]), thread(thread),
-          threads(threads), energies(energies) {
+          threads(threads), energies(energies), features(features) {
         const size_t blocks = (structure.num_atoms + BLOCK - 1) / BLOCK;
         for (int t = 0; t < LAYERS - 1; t++)
             std::memset(own.g_h[t], 0, blocks * BLOCK * ROWS_SENT * C * sizeof(float));
@@ -214,6 +216,9 @@ struct Worker {
             if constexpr (T > 0)
                 std::memcpy(input + a * F + NU * C, buffers.h[T - 1] + atom[a] * ROWS_SENT * C, C * sizeof(float));
         }
+        if (T == LAYERS - 1 && features)
+            for (int a = 0; a < BLOCK; a++)
+                if (atom[a] < structure.num_atoms) std::memcpy(features + atom[a] * F, input + a * F, F * sizeof(float));
         alignas(64) float hidden[BLOCK * H_PAD];
         for (int a = 0; a < BLOCK; a++) {
             std::memcpy(hidden + a * H_PAD, layer.hidden_bias + element[a] * H_PAD, H_PAD * sizeof(float));
@@ -524,11 +529,12 @@ void all_reverse(Worker& worker) {
 
 extern "C" {
 
-// Energies (N), forces (N, 3) and virial (3, 3) in units of the energy scale. Returns how many bytes of scratch it
-// needs; if that is more than there are, nothing has been done.
+// Energies (N), forces (N, 3) and virial (3, 3) in units of the energy scale; where they are asked for, also what the
+// last readout reads of each atom, features (N, F). Returns how many bytes of scratch it needs; if that is more than
+// there are, nothing has been done.
 size_t compute(const Model* model, int64_t num_atoms, const int64_t* start, const int32_t* neighbor,
                const int32_t* element, const float* r_ij, int threads, char* scratch, size_t size, float* energies,
-               double* forces, double* virial) {
+               double* forces, double* virial, float* features) {
     const Structure structure{num_atoms, start, neighbor, element, r_ij};
     int64_t longest = 0;
     for (int64_t i = 0; i < num_atoms; i++) longest = std::max(longest, start[i + 1] - start[i]);
@@ -544,7 +550,7 @@ size_t compute(const Model* model, int64_t num_atoms, const int64_t* start, cons
 #else
         const int thread = 0, started = 1;
 #endif
-        Worker worker(*model, structure, buffers, thread, started, energies);
+        Worker worker(*model, structure, buffers, thread, started, energies, features);
         wait();
         all_forward<0>(worker);
         worker.turn();

@@ -35,6 +35,7 @@ class Output(NamedTuple):
     energies: NDArray[np.float32]  # (N,)
     forces: Floats  # (N, 3) [1/Å]
     virial: Floats  # (3, 3), sum over edges of r_ij (x) dE/dr_ij
+    features: NDArray[np.float32] | None = None  # (N, F), what the last readout reads
 
 
 def kernel_reason(model: nn.Module) -> str | None:
@@ -74,9 +75,13 @@ class Kernel:
         self._model = kernel_weights(model, self._keep)
         self._weights = ctypes.addressof(self._model)
         self._scratch = np.empty(0, np.uint8)
+        self._num_features = model.num_node_scalars
 
-    def __call__(self, elements: NDArray[np.int32], edges: Edges, threads: int = 1) -> Output:
-        """Energies, forces and virial of a structure; `elements` (N,) are places among the model's elements."""
+    def __call__(
+        self, elements: NDArray[np.int32], edges: Edges, threads: int = 1, features: bool = False
+    ) -> Output:
+        """Energies, forces and virial of a structure, and `features` where asked for; `elements` (N,) are places
+        among the model's elements."""
         n = elements.shape[0]
         if elements.dtype != np.int32 or edges.start.shape != (n + 1,):
             raise ValueError("elements must be int32 (N,) and edges.start (N + 1,)")
@@ -90,19 +95,25 @@ class Kernel:
             threads,
         )
         energies, forces, virial = np.empty(n, np.float32), np.empty((n, 3)), np.empty((3, 3))
-        results = (address(energies), address(forces), address(virial))
+        kept = np.empty((n, self._num_features), np.float32) if features else None
+        results = (
+            address(energies),
+            address(forces),
+            address(virial),
+            None if kept is None else address(kept),
+        )
         while True:
             scratch = self._scratch
             needed = self._compute(self._weights, *structure, address(scratch), scratch.nbytes, *results)
             if needed <= scratch.nbytes:
                 break
             self._scratch = np.empty(needed + needed // 8, np.uint8)
-        return Output(energies, forces, virial)
+        return Output(energies, forces, virial, kept)
 
 
 def _library(model: GauntACE) -> ctypes.CDLL:
     library = build("gaunt_ace.cpp", tuple(compiled_sizes(model).items()))
     size, count = ctypes.c_size_t, ctypes.c_int64
-    library.compute.argtypes = [POINTER, count, *[POINTER] * 4, ctypes.c_int, POINTER, size, *[POINTER] * 3]
+    library.compute.argtypes = [POINTER, count, *[POINTER] * 4, ctypes.c_int, POINTER, size, *[POINTER] * 4]
     library.compute.restype = size
     return library

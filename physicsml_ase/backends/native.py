@@ -44,6 +44,10 @@ class OnKernel:
     def __init__(self, potential: Potential, threads: int | None = None) -> None:
         self.potential, self.threads = potential, threads
         self.kernel = Kernel(potential.model)  # type: ignore[arg-type]
+        self.keep_features = False
+        """Whether `features` are kept at every step."""
+        self.features: Tensor | None = None
+        """The model's scalars of each atom (N, F) in the last structure computed; None where the kernel did not."""
         self._places = potential.model.index.places.numpy().astype(np.int32)
         self._pace = dict[int, Pace]()
         self._last: tuple[Graph, SkinList, Tensor] | None = None
@@ -60,12 +64,15 @@ class OnKernel:
     def _of_one(self, graph: Graph) -> dict[str, Tensor]:
         n, domain = graph.positions.shape[0], self.potential.domain
         edges, references = self._list_of(graph)
+        self.features = None
         pace = self._pace.setdefault(n.bit_length(), Pace(self.threads, n))
         threads, began = pace.threads, time.perf_counter()
         found = edges.within(graph.positions.numpy(), graph.cell[0].numpy(), domain.cutoff, threads)
         if found.near:  # seldom; the wall is the potential's business
             return self.potential(graph)
-        out = self.kernel(edges.elements, found, threads)
+        out = self.kernel(edges.elements, found, threads, self.keep_features)
+        if out.features is not None:
+            self.features = torch.from_numpy(out.features)
         pace.took(threads, time.perf_counter() - began)
         scale = domain.energy_scale
         energies = torch.from_numpy(out.energies * np.float64(scale)) + references

@@ -7,5 +7,6 @@
 from physicsml_ase.trust.cloud import EnergyRange as EnergyRange
 from physicsml_ase.trust.cloud import feature_scores as feature_scores
 from physicsml_ase.trust.last_layer import energy_uncertainty as energy_uncertainty
+from physicsml_ase.trust.last_layer import forces_uncertainty as forces_uncertainty
 from physicsml_ase.trust.last_layer import uncertainties as uncertainties
 from physicsml_ase.trust.measure import measure as measure

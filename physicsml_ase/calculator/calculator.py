@@ -1,11 +1,12 @@
-"""The ASE calculator: a trained potential behind `atoms.calc`.
+"""The ASE calculator: a trained potential, or a committee of them, behind `atoms.calc`.
 
 Everything that the model knows is computed at once and kept until the atoms change. N atoms, E edges.
 """
 
-import copy
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,47 +15,69 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.data import chemical_symbols
 from ase.outputs import Properties, all_outputs
 from numpy.typing import NDArray
+from torch import Tensor
 
 from physicsml_ase.atoms import EDGES_PER_BATCH, graph_attrs, to_graph
-from physicsml_ase.backends.choose import check_name, choose
-from physicsml_ase.backends.compiled import volume
+from physicsml_ase.backends.choose import Engine, check_name
 from physicsml_ase.backends.moving import MovingGraph, equal
-from physicsml_ase.backends.package import Package, is_package, package_potential, read_package
-from physicsml_ase.checkpoint import DTYPES, load_potential, read_checkpoint, stored_frames
-from physicsml_ase.conventions import PROPERTIES, InputError, Level, matrix_to_voigt
+from physicsml_ase.backends.package import is_package
+from physicsml_ase.calculator.batches import batches
+from physicsml_ase.calculator.committee import STD, Committee
+from physicsml_ase.calculator.guard import Guard, Reaction
+from physicsml_ase.calculator.models import Ckpt, choose_device, load_members, uncertainties_of
+from physicsml_ase.calculator.results import LateResults, Results, Value, to_results
+from physicsml_ase.conventions import PROPERTIES, InputError, Level
 from physicsml_ase.graph import Graph, collate, split
 from physicsml_ase.nn.heads import DERIVED
 from physicsml_ase.potential import Potential
+from physicsml_ase.trust import energy_uncertainty, forces_uncertainty
 
-Results = dict[str, float | NDArray[np.float64]]
+if TYPE_CHECKING:
+    from physicsml_ase.verify import Verification
+
+UNCERTAINTIES: dict[str, tuple[Callable[[Potential, Graph], Tensor], Level]] = {
+    "energy_uncertainty": (energy_uncertainty, "structure"),
+    "forces_uncertainty": (forces_uncertainty, "atom"),
+}
 
 
 class PhysicsMLCalculator(Calculator):
     """Energy, forces, stress and every other label that a model was trained on.
 
     `ckpt` is the path of a checkpoint or of a package that `physicsml-ase export` made, or a loaded
-    `Potential`; `device` "auto" a GPU where there is one, `dtype` "float32" or "float64" (None: the
-    checkpoint's), and `skin` [Å] how much longer than the cut-off the kept neighbour list is: it changes the
-    speed of MD, and never a result. Not for several threads at once, but for `predict`; calculators made from
-    one `Potential` share its weights.
+    `Potential`; or a list of these, a committee: results are then means, and `energy_std`, `forces_std`, ... the
+    members' standard deviations. `device` "auto" is a GPU where there is one, `dtype` "float32" or "float64"
+    (None: the checkpoint's), and `skin` [Å] how much longer than the cut-off the kept neighbour list is: it
+    changes the speed of MD, and never a result. Not for several threads at once, but for `predict`; calculators
+    made from one `Potential` share its weights.
 
     `backend` says how the model is computed: "eager" is plain PyTorch, "compile" torch.compile (half a minute
     at the start), "aoti" an exported package (a checkpoint is compiled once and kept under ~/.cache), "kernel"
     our own code for CPUs, "auto" the fastest of these that needs no wait. Each is compared with eager on the
     structures stored in the checkpoint, or the first one calculated, and not used where it differs by more
     than rounding. `threads` is for the kernel; torch's own number of threads is never changed here.
+
+    `on_extrapolation` says what to do with structures that are unlike the training data: "warn" once of each kind,
+    "raise" `ExtrapolationError`, "record" them in the ASE database `record` as well, or "ignore" them. In MD all is
+    checked every `extrapolation_interval` steps, and the atoms' energies at each. `results["extrapolation"]` is how
+    far each atom is from the training data, 1 at the rim of what was seen. With `uncertainty`, results have the
+    last layer's `energy_uncertainty`, and `forces_uncertainty` when it is asked for: one standard deviation.
     """
 
     name = "physicsml_ase"
 
     def __init__(
         self,
-        ckpt: str | Path | Potential,
+        ckpt: Ckpt | Sequence[Ckpt],
         device: str | torch.device = "auto",
         dtype: str | torch.dtype | None = None,
         skin: float = 1.0,
         backend: str = "auto",
         threads: int | None = None,
+        on_extrapolation: Reaction = "warn",
+        record: str | Path = "extrapolation.db",
+        extrapolation_interval: int | None = None,
+        uncertainty: bool = False,
     ) -> None:
         super().__init__()
         if not skin >= 0:
@@ -62,34 +85,55 @@ class PhysicsMLCalculator(Calculator):
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}: give 1 or more")
         check_name(backend)
-        package = None
-        if not isinstance(ckpt, Potential) and is_package(ckpt):
-            package = read_package(ckpt)
-        self._wanted_device = package.device if package is not None and device == "auto" else device
+        self._members, self._wanted_device = load_members(ckpt, device, dtype)
         self.device = choose_device(self._wanted_device)
-        if package is None:
-            self.potential = _loaded(ckpt, self.device, _dtype(dtype))
-        else:
-            self.potential = package_potential(package, self.device, _dtype(dtype))
         self.domain = self.potential.domain
         self.skin = skin
         self._backend, self._threads = backend, threads
-        self._package_path = None if package is None else package.path
-        self._engine = choose(backend, self.potential, _frames(ckpt, package), package, threads)
+        self._engine = self._new_engine(stored=True)
+        self._guarding = on_extrapolation, record, extrapolation_interval
+        self._guard = Guard(self.potential, *self._guarding)
+        self._uncertainties = uncertainties_of(self._members) if uncertainty else []
+        self._at_once = [name for name in self._uncertainties if name == "energy_uncertainty"]
+        self._late_names = [*(["extrapolation"] if self._guard.known.knows else []), *self._uncertainties]
         self._known = np.zeros(len(chemical_symbols) + 1, bool)
         self._known[list(self.domain.elements)] = True
         self._attrs = np.zeros((1, 0))  # of the last calculation
-        self.implemented_properties = [*self.potential.outputs]
-        if "energy" in self.potential.outputs and "free_energy" not in self.potential.outputs:
-            self.implemented_properties.append("free_energy")
         self._levels: dict[str, Level] = {name: PROPERTIES[name].level for name in DERIVED}
         self._levels |= {x.name: x.level for x in self.potential.labels} | {"graph_attrs": "structure"}
+        self._levels |= {name + STD: level for name, level in self._levels.items()}
+        self._levels |= {name: level for name, (_, level) in UNCERTAINTIES.items()}
+        outputs = [*self.potential.outputs]
+        if len(self._members) > 1:
+            outputs += [
+                name + STD for name in outputs if name + STD not in outputs and not name.endswith(STD)
+            ]
+        if "energy" in outputs and "free_energy" not in outputs:
+            outputs.append("free_energy")
+        self.implemented_properties = [*outputs, *self._late_names]
         self._start_anew()
+
+    @property
+    def potential(self) -> Potential:
+        """The model, of a committee the first."""
+        return self._members[0].potential
+
+    @property
+    def potentials(self) -> list[Potential]:
+        """The models of a committee."""
+        return [member.potential for member in self._members]
 
     @property
     def backend(self) -> str:
         """The backend in use: "eager", "compile", "aoti" or "kernel"."""
         return self._engine.name
+
+    def _new_engine(self, stored: bool = False) -> Engine | Committee:
+        engines = [member.engine(self._backend, self._threads, stored) for member in self._members]
+        engine = engines[0] if len(engines) == 1 else Committee(engines)
+        if self.potential.trust:
+            engine.keep_features()
+        return engine
 
     def _start_anew(self) -> None:
         """Forget what is only kept for speed."""
@@ -107,10 +151,31 @@ class PhysicsMLCalculator(Calculator):
         atoms = self.atoms if atoms is None else atoms
         if atoms is None:
             raise InputError("there are no atoms to calculate: give some, or attach the calculator to some")
-        self.atoms, self.results = None, {}
+        if system_changes or not isinstance(self.results, LateResults):
+            self.atoms, self.results = None, {}
+            results = self._calculated(atoms)
+            self.atoms, self.results = self._copied(atoms), results
+        for name in {*properties, *self._at_once} & {*self._late_names}:
+            self.results[name]  # computes it
+
+    def _calculated(self, atoms: Atoms) -> LateResults:
         graph = self._next_graph(atoms)
-        results = self._results(graph._replace(targets=self._engine(graph)))
-        self.atoms, self.results = self._copied(atoms), results
+        out, features = self._engine(graph), self._engine.features
+        results = to_results(graph._replace(targets=out), self._levels)
+        energies = out.get("energies")
+        self._guard.look(atoms, graph, energies, features, self._moving.verlet.rebuilds)
+
+        def extrapolation() -> Value:
+            return self._guard.known.scores(graph, energies, features).worst.cpu().numpy()
+
+        def uncertainty(of: Callable[[Potential, Graph], Tensor], level: Level) -> Value:
+            value = of(self.potential, graph).cpu().numpy()
+            return float(value[0]) if level == "structure" else value
+
+        late: dict[str, Callable[[], Value]] = {"extrapolation": extrapolation}
+        for name in self._uncertainties:
+            late[name] = functools.partial(uncertainty, *UNCERTAINTIES[name])
+        return LateResults(results, {name: late[name] for name in self._late_names})
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What changed since the last calculation; exact, ten times as fast as ASE's, and sees `Atoms.info`."""
@@ -139,13 +204,26 @@ class PhysicsMLCalculator(Calculator):
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size is {batch_size}: give 1 or more")
         results: list[Results] = []
-        for graphs in _batches(self._graphs(structures), batch_size, EDGES_PER_BATCH[self.device.type]):
+        for graphs in batches(self._graphs(structures), batch_size, EDGES_PER_BATCH[self.device.type]):
             batch = collate(graphs)
-            out = self._engine(batch.to(self.device))
+            there = batch.to(self.device)
+            out = self._engine(there)
+            out |= {name: UNCERTAINTIES[name][0](self.potential, there) for name in self._at_once}
             batch = batch._replace(targets={name: value.cpu() for name, value in out.items()})
             for part in split(batch, self._levels):
-                results.append(self._results(part, f"structure {len(results)}: "))
+                results.append(to_results(part, self._levels, f"structure {len(results)}: "))
         return results
+
+    def self_test(self, atoms: Atoms | Sequence[Atoms] = ()) -> "Verification":
+        """Whether the model and this installation are right: each check with its number, tried on `atoms` and on
+        the structures stored in the checkpoint. `print` shows the table, `.passed` the verdict."""
+        from physicsml_ase.verify import verify
+
+        frames = [atoms] if isinstance(atoms, Atoms) else list(atoms)
+        given = self._members[0].given
+        stored = Path(given) if not isinstance(given, Potential) and not is_package(given) else None
+        stored = stored if stored is not None and stored.is_file() else None
+        return verify(self.potential, frames, stored=stored, skin=self.skin, backend=self._backend)
 
     def _graphs(self, structures: Iterable[Atoms]) -> Iterator[Graph]:
         domain = self.domain
@@ -201,116 +279,19 @@ class PhysicsMLCalculator(Calculator):
                 f"({symbols}); train with structures that contain it"
             )
 
-    def _results(self, graph: Graph, where: str = "") -> Results:
-        """ASE's units, shapes and order, from a graph of one structure with its outputs as targets."""
-        results: Results = {}
-        for name, tensor in graph.targets.items():
-            value = tensor.to("cpu", torch.float64).numpy()
-            level = self._levels[name]
-            if level == "structure":
-                value = value[0]
-            if name == "stress":
-                if volume(graph.cell[0]) <= 1e-9:
-                    continue  # ASE raises its PropertyNotImplementedError for what is not in the results
-                value = matrix_to_voigt(value)
-            if not np.isfinite(value).all():
-                atom = int(np.argwhere(~np.isfinite(value))[0, 0]) if level == "atom" else None
-                raise InputError(
-                    f"{where}{name}{'' if atom is None else f' of atom {atom}'} came out as not finite: the "
-                    "structure is far from anything the model knows, or its weights are damaged"
-                )
-            if level == "edge":
-                results |= _pair_matrix(graph, name, value)
-            else:
-                results[name] = value if value.shape else float(value)
-        if "energy" in results:
-            results.setdefault("free_energy", results["energy"])  # a model may have one of its own
-        return results
-
     def __getstate__(self) -> dict[str, object]:
         state = self.__dict__.copy()
-        for name in ("_moving", "_engine", "_copy"):
+        for name in ("_moving", "_engine", "_copy", "_guard"):
             del state[name]
+        state["_members"] = [member.packed() for member in self._members]
+        state["results"] = dict(self.results)
         if self.atoms is not None:
             state["atoms"] = self.atoms.copy()  # the next calculation writes over this one
-        if self.device.type != "cpu":  # so that it can be loaded where there is no such device
-            state["potential"] = copy.deepcopy(self.potential).cpu()
         return state
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
         self.device = choose_device(self._wanted_device)
-        self.potential.to(self.device)
-        backend, package = self._backend, None
-        if self._package_path is not None:
-            try:
-                package = read_package(self._package_path)
-            except InputError:  # it has been removed since
-                backend = "auto"
-        self._engine = choose(backend, self.potential, (), package, self._threads)
+        self._members = [member.unpacked(self.device) for member in self._members]
+        self._engine, self._guard = self._new_engine(), Guard(self.potential, *self._guarding)
         self._start_anew()
-
-
-def choose_device(wanted: str | torch.device = "auto") -> torch.device:
-    """The device of that name; "auto" is a GPU where there is one, else the CPU."""
-    if wanted == "auto":  # Apple's GPUs have no float64, and geometry is float64
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.empty(0, dtype=torch.float64, device=wanted).device
-    except (RuntimeError, AssertionError, TypeError) as error:
-        why = str(error).splitlines()[0]
-        raise InputError(f"device {str(wanted)!r} can not be used ({why}); try 'auto' or 'cpu'") from None
-
-
-def _dtype(wanted: str | torch.dtype | None) -> torch.dtype | None:
-    dtype = DTYPES.get(wanted) if isinstance(wanted, str) else wanted
-    if wanted is not None and dtype not in DTYPES.values():
-        raise InputError(f"dtype {str(wanted)!r} is not known: use {' or '.join(DTYPES)}")
-    return dtype
-
-
-def _loaded(ckpt: str | Path | Potential, device: torch.device, dtype: torch.dtype | None) -> Potential:
-    """A potential ready for inference. One that somebody trains is copied, and another one shared."""
-    if not isinstance(ckpt, Potential):
-        return load_potential(ckpt, device, dtype)
-    dtype = dtype or ckpt.dtype
-    weights = list(ckpt.parameters())
-    if ckpt.training or any(w.requires_grad or w.dtype != dtype or w.device != device for w in weights):
-        ckpt = copy.deepcopy(ckpt).to(device=device, dtype=dtype).requires_grad_(False).eval()
-    return ckpt
-
-
-def _frames(ckpt: str | Path | Potential, package: Package | None) -> Iterator[Graph]:
-    """The structures that come with a model, read when they are asked for."""
-    if package is not None:
-        yield from stored_frames(package.contents)
-    elif not isinstance(ckpt, Potential):
-        yield from stored_frames(read_checkpoint(ckpt))
-
-
-def _batches(graphs: Iterator[Graph], batch_size: int | None, max_edges: int) -> Iterator[list[Graph]]:
-    batch, edges = list[Graph](), 0
-    for graph in graphs:
-        size = len(graph.reverse)
-        full = len(batch) == batch_size if batch_size else edges + size > max_edges
-        if batch and full:
-            yield batch
-            batch, edges = [], 0
-        batch.append(graph)
-        edges += size
-    if batch:
-        yield batch
-
-
-def _pair_matrix(graph: Graph, name: str, value: NDArray[np.float64]) -> Results:
-    """A label of the edges (E, ...) as it is given to train on, (N, N, ...), NaN where there is no edge.
-
-    Nothing where a pair of atoms has several edges, to several periodic images.
-    """
-    i, j = graph.edge_index.cpu().numpy()
-    n = len(graph.positions)
-    if len(np.unique(i * n + j)) < len(i):
-        return {}
-    matrix = np.full((n, n, *value.shape[1:]), np.nan)
-    matrix[i, j] = value
-    return {name: matrix}

@@ -1,0 +1,20 @@
+"""Structures grouped into batches of a size that serves speed."""
+
+from collections.abc import Iterator
+
+from physicsml_ase.graph import Graph
+
+
+def batches(graphs: Iterator[Graph], batch_size: int | None, max_edges: int) -> Iterator[list[Graph]]:
+    """Consecutive graphs, `batch_size` at a time, or as many as have `max_edges` together."""
+    batch, edges = list[Graph](), 0
+    for graph in graphs:
+        size = len(graph.reverse)
+        full = len(batch) == batch_size if batch_size else edges + size > max_edges
+        if batch and full:
+            yield batch
+            batch, edges = [], 0
+        batch.append(graph)
+        edges += size
+    if batch:
+        yield batch

@@ -1,0 +1,100 @@
+"""What a calculator does about structures that are unlike the training data.
+
+A check of everything (`Extrapolation`) is made of a structure that is not the last one moved a little, then every
+`interval` calculations, and at once where the energy of an atom, which costs nothing to compare, leaves its range.
+"""
+
+import logging
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from ase import Atoms
+from numpy.typing import NDArray
+
+from physicsml_ase.calculator.record import Recorder
+from physicsml_ase.config import did_you_mean
+from physicsml_ase.conventions import InputError
+from physicsml_ase.graph import Graph
+from physicsml_ase.potential import Potential
+from physicsml_ase.trust.cloud import EnergyRange
+from physicsml_ase.trust.extrapolation import Extrapolation, Scores
+
+log = logging.getLogger("physicsml_ase")
+
+Reaction = Literal["warn", "raise", "record", "ignore"]
+LIMIT = 1.5
+"""Scores above this are extrapolation. 1 is the rim of what was seen, which one atom in a thousand passes at the
+temperature of the training data."""
+INTERVAL = 20
+
+
+class ExtrapolationError(InputError):
+    """A structure is unlike the training data, and the calculator was told to stop at such."""
+
+
+class Guard:
+    """Watches the structures of one calculator."""
+
+    def __init__(
+        self, potential: Potential, reaction: Reaction, record: str | Path, interval: int | None = None
+    ) -> None:
+        if reaction not in get_args(Reaction):
+            raise InputError(f"on_extrapolation {reaction!r}: {did_you_mean(reaction, get_args(Reaction))}")
+        if interval is not None and interval < 1:
+            raise InputError(f"extrapolation_interval is {interval}: give 1 or more")
+        self.reaction, self.interval = reaction, interval or INTERVAL
+        self.known = Extrapolation(potential)
+        self.recorder = Recorder(record) if reaction == "record" else None
+        self._told = set[str]()
+        self._since = self.interval  # calculations since the last whole check
+        self._outside = False  # what it found
+        self._numbers: NDArray[np.int64] | None = None
+        self._range: EnergyRange | None = None
+        self._rebuilds = [-1, -1]  # of the neighbour list, at the last two calculations
+        if not potential.trust and reaction != "ignore":
+            level = logging.INFO if reaction == "warn" else logging.WARNING
+            log.log(level, "the model has no measure of its training data: only distances are guarded")
+
+    def look(
+        self,
+        atoms: Atoms,
+        graph: Graph,
+        energies: torch.Tensor | None,
+        features: torch.Tensor | None,
+        rebuilds: int,
+    ) -> Scores | None:
+        """Check a structure where one is due, and react; the scores where it was. `rebuilds` of the neighbour list
+        at two calculations in a row are a sign that they are of different structures."""
+        if self.reaction == "ignore":
+            return None
+        other = self._numbers is None or not np.array_equal(atoms.numbers, self._numbers)
+        if other:
+            self._numbers = atoms.numbers.copy()
+            self._range = EnergyRange(self.known.cloud, self._numbers) if self.known.cloud else None
+        jumped = rebuilds - self._rebuilds[0] > 1
+        self._rebuilds = [self._rebuilds[1], rebuilds]
+        self._since += 1
+        odd = False
+        if self._range is not None and energies is not None and not self._outside:
+            odd = bool((self._range(energies.cpu().numpy()) > LIMIT).any())
+        if not (other or jumped or odd or self._since >= self.interval):
+            return None
+        scores, self._since = self.known.scores(graph, energies, features), 0
+        begins = other or jumped or not self._outside
+        self._outside = bool((scores.worst > LIMIT).any())
+        if self._outside:
+            self._react(atoms, graph, scores, begins)
+        return scores
+
+    def _react(self, atoms: Atoms, graph: Graph, scores: Scores, begins: bool) -> None:
+        kinds = [kind for kind, value in scores._asdict().items() if (value > LIMIT).any()]
+        if self.reaction == "raise":
+            raise ExtrapolationError(f"extrapolation: {self.known.in_words(kinds[0], graph, scores)}")
+        for kind in kinds:
+            if kind not in self._told:
+                self._told.add(kind)
+                log.warning("extrapolation: %s (told once)", self.known.in_words(kind, graph, scores))
+        if self.recorder is not None:
+            self.recorder.offer(atoms, scores.worst.cpu().numpy(), kinds, begins)

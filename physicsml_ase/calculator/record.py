@@ -1,0 +1,69 @@
+"""Structures that a model extrapolates to, kept in an ASE database to be labelled.
+
+Written are: the first structure of each excursion outside of the training data, then one whose score is a quarter
+higher than any before in it, or the next after ten checks; and none that is in the database already. They have no
+energies or forces: those would be the model's own, and must not be taken for labels.
+"""
+
+import hashlib
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+
+from physicsml_ase.conventions import InputError
+
+HIGHER, CHECKS = 1.25, 10
+
+
+class Recorder:
+    """Appends to the database at `path`, which is opened when there is something to write."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if self.path.suffix != ".db":
+            raise InputError(
+                f"{path}: structures are recorded in an ASE database, so the name must end in .db"
+            )
+        self._highest, self._passed = 0.0, 0
+        self._written: set[str] | None = None
+
+    def offer(self, atoms: Atoms, scores: NDArray[np.float64], kinds: list[str], begins: bool) -> bool:
+        """Write a structure with its scores (N,) if the rule asks for it; whether it was. `begins` an excursion."""
+        score = float(scores.max())
+        self._passed += 1
+        if not (begins or score > HIGHER * self._highest or self._passed > CHECKS):
+            return False
+        self._highest = score if begins else max(score, self._highest)
+        self._passed = 0
+        return self._write(atoms, scores, kinds)
+
+    def _write(self, atoms: Atoms, scores: NDArray[np.float64], kinds: list[str]) -> bool:
+        from ase.db import connect
+
+        name = fingerprint(atoms)
+        try:
+            with connect(self.path) as database:
+                if self._written is None:
+                    self._written = {row.get("fingerprint", "") for row in database.select()}
+                if name in self._written:
+                    return False
+                pairs: dict[str, Any] = {"extrapolation": float(scores.max()), "why": " ".join(kinds)}
+                database.write(
+                    atoms.copy(), key_value_pairs=pairs | {"fingerprint": name}, data={"scores": scores}
+                )
+        except (sqlite3.Error, OSError) as error:
+            raise InputError(f"{self.path}: a structure could not be recorded: {error}") from None
+        self._written.add(name)
+        return True
+
+
+def fingerprint(atoms: Atoms) -> str:
+    """The same for structures that differ by less than about 0.001 Å."""
+    digest = hashlib.sha256(atoms.numbers.astype(np.int64).tobytes() + bytes(atoms.pbc))
+    for values in (atoms.cell.array, atoms.positions):
+        digest.update(np.round(values * 1e3).astype(np.int64).tobytes())
+    return f"f{digest.hexdigest()[:24]}"  # ASE takes what looks like a number for one

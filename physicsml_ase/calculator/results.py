@@ -1,0 +1,71 @@
+"""From a graph with its outputs to ASE's results: units, shapes and order."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from physicsml_ase.backends.compiled import volume
+from physicsml_ase.conventions import InputError, Level, matrix_to_voigt
+from physicsml_ase.graph import Graph
+
+Value = float | NDArray[np.float64]
+Results = dict[str, Value]
+
+
+class LateResults(dict[str, Value]):
+    """Results of which some are computed when they are asked for, `late` by name."""
+
+    def __init__(self, values: Mapping[str, Value], late: Mapping[str, Callable[[], Value]]) -> None:
+        super().__init__(values)
+        self._late = dict(late)
+
+    def __missing__(self, name: str) -> Value:
+        if name not in self._late:
+            raise KeyError(name)
+        self[name] = value = self._late.pop(name)()
+        return value
+
+    def __reduce__(self) -> tuple[type[dict[str, Value]], tuple[dict[str, Value]]]:
+        return dict, (dict(self),)  # a copy knows what is known now
+
+
+def to_results(graph: Graph, levels: Mapping[str, Level], where: str = "") -> Results:
+    """ASE's units, shapes and order, from a graph of one structure with its outputs as targets."""
+    results: Results = {}
+    for name, tensor in graph.targets.items():
+        value = tensor.cpu().double().numpy()
+        level = levels[name]
+        if level == "structure":
+            value = value[0]
+        if name in ("stress", "stress_std"):
+            if volume(graph.cell[0]) <= 1e-9:
+                continue  # ASE raises its PropertyNotImplementedError for what is not in the results
+            value = matrix_to_voigt(value)
+        if not np.isfinite(value).all():
+            atom = int(np.argwhere(~np.isfinite(value))[0, 0]) if level == "atom" else None
+            raise InputError(
+                f"{where}{name}{'' if atom is None else f' of atom {atom}'} came out as not finite: the "
+                "structure is far from anything the model knows, or its weights are damaged"
+            )
+        if level == "edge":
+            results |= _pair_matrix(graph, name, value)
+        else:
+            results[name] = value if value.shape else float(value)
+    if "energy" in results:
+        results.setdefault("free_energy", results["energy"])  # a model may have one of its own
+    return results
+
+
+def _pair_matrix(graph: Graph, name: str, value: NDArray[np.float64]) -> Results:
+    """A label of the edges (E, ...) as it is given to train on, (N, N, ...), NaN where there is no edge.
+
+    Nothing where a pair of atoms has several edges, to several periodic images.
+    """
+    i, j = graph.edge_index.cpu().numpy()
+    n = len(graph.positions)
+    if len(np.unique(i * n + j)) < len(i):
+        return {}
+    matrix = np.full((n, n, *value.shape[1:]), np.nan)
+    matrix[i, j] = value
+    return {name: matrix}
