@@ -9,7 +9,7 @@ from matplotlib.gridspec import SubplotSpec
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from physicsml_ase.plots.style import COLOURS, FAINT, INK, PANEL, Array, dress, new_figure
+from physicsml_ase.plots.style import COLOURS, FAINT, INK, PANEL, Array, dress, literal, new_figure
 
 DENSE = 3000
 """From this many points on, colour shows how many there are."""
@@ -88,7 +88,7 @@ def draw_parity(figure: Figure, place: SubplotSpec, quantity: Compared, relative
                 markersize=3.5,
                 alpha=0.7,
                 markeredgewidth=0,
-                label=_short(name) or "other",
+                label=literal(name) or "other",
             )
         axes.legend(loc="lower right", fontsize=7.5, frameon=False, handletextpad=0.2, borderaxespad=0.2)
     elif len(reference) >= DENSE:
@@ -140,7 +140,3 @@ def draw_parity(figure: Figure, place: SubplotSpec, quantity: Compared, relative
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(5))
     dress(axes)
-
-
-def _short(name: str, length: int = 18) -> str:
-    return name if len(name) <= length else f"{name[: length - 1]}…"

@@ -26,6 +26,14 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def literal(text: str, length: int = 18) -> str:
+    """A name from somebody's data, as it stands and not as mathematics, cut to a length."""
+    text = "".join(letter for letter in text if letter.isprintable())
+    text = text if len(text) <= length else f"{text[: length - 1]}…"
+    text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text  # which keeps a name out of legends
+
+
 def dress(axes: Axes) -> None:
     """Give axes the common look; call it last."""
     axes.title.set(fontsize=10.5, color=INK)

@@ -3,19 +3,22 @@
 config.yaml            the resolved config
 run.json               versions, data sources with their hashes, split, and how the run ended
 metrics.csv            one row for each time something was logged
+train.log              what was said, with the time, of all sessions
 checkpoints/last.ckpt  to continue from
 model.ckpt             the deployable best model
 """
 
 import csv
 import json
+import logging
 import os
 import platform
 import re
 import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -40,6 +43,7 @@ class RunFolder:
         self.root = Path(root)
         self.config, self.record = self.root / "config.yaml", self.root / "run.json"
         self.metrics, self.model = self.root / "metrics.csv", self.root / "model.ckpt"
+        self.log = self.root / "train.log"
         self.last = self.root / "checkpoints" / "last.ckpt"
         self._lock = self.root / ".lock"
 
@@ -94,10 +98,23 @@ class RunFolder:
         except OSError as error:
             raise InputError(f"{self.root}: can not be written to: {error.strerror}") from None
         try:
-            yield
+            with self._log_kept():
+                yield
         finally:
             self._lock.unlink(missing_ok=True)
             lock.release()
+
+    @contextmanager
+    def _log_kept(self) -> Iterator[None]:
+        handler = _LogFile(self.log, delay=True, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        own = logging.getLogger("physicsml_ase")
+        own.addHandler(handler)
+        try:
+            yield
+        finally:
+            own.removeHandler(handler)
+            handler.close()
 
     @property
     def is_held(self) -> bool:
@@ -131,9 +148,10 @@ class RunFolder:
         _write(self.config, f"# resolved by physicsml_ase {__version__}\n{text}")
 
     def write_record(self, **contents: Any) -> None:
-        """Write or extend run.json."""
-        known = self.read_record() if self.record.exists() else {"versions": versions()}
-        _write(self.record, json.dumps(known | contents, indent=1, default=str) + "\n")
+        """Write or extend run.json; it also says when that was done first and last."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        known = self.read_record() if self.record.exists() else {"versions": versions(), "created": now}
+        _write(self.record, json.dumps(known | contents | {"changed": now}, indent=1, default=str) + "\n")
 
     def read_record(self) -> dict[str, Any]:
         """The contents of run.json."""
@@ -162,6 +180,18 @@ class RunFolder:
             writer.metrics = [{k: v for k, v in row.items() if v != ""} for row in rows]
             writer.save()
         return logger
+
+
+class _LogFile(logging.FileHandler):
+    """A log that a full disk does not stop a run for: the checkpoints tell of it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, if it can be written."""
+        with suppress(OSError):
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing, where logging would print a traceback."""
 
 
 def is_first_process() -> bool:

@@ -1,5 +1,6 @@
 """What a simulation meets: a neighbour list that is kept while atoms move, and energy that is conserved."""
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,8 +12,8 @@ from physicsml_ase.calculator import PhysicsMLCalculator
 from physicsml_ase.conventions import voigt_to_matrix
 from physicsml_ase.simulate.ensemble import start_velocities
 from physicsml_ase.verify.compare import apart, worst
-from physicsml_ase.verify.result import Check, at_most
-from physicsml_ase.verify.subject import Floats, Results, Structure, Subject, in_words, with_info
+from physicsml_ase.verify.result import Check, Trace, at_most
+from physicsml_ase.verify.subject import Results, Structure, Subject, in_words, with_info
 
 COMPARED = ("energy", "forces", "stress")
 ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-7}
@@ -96,28 +97,28 @@ def _dtype(subject: Subject) -> str:
     return str(subject.potential.dtype).removeprefix("torch.")
 
 
-def check_nve(
-    subject: Subject, structure: Structure, skin: float, backend: str
-) -> tuple[Check, dict[str, Floats]]:
-    """A short run at constant energy, and its trace: time [ps], total and kinetic energy [eV]."""
+def check_nve(subject: Subject, structure: Structure, skin: float, backend: str) -> tuple[Check, Trace]:
+    """A short run at constant energy, and its trace."""
     calculator = PhysicsMLCalculator(subject.potential, subject.device, skin=skin, backend=backend)
     atoms = with_info(structure, subject.domain)
     lightest = float(atoms.get_masses().min())
     step_fs = min(0.25 * lightest**0.5, 1.0)  # a quarter for hydrogen, which has periods of 10 fs
     start_velocities(atoms, NVE_KELVIN, np.random.default_rng(0))
     atoms.calc = calculator
-    total, kinetic = [], []
+    atoms.get_potential_energy()  # which makes lists and checks the backend
+    total, kinetic, began = [], [], time.perf_counter()
     integrator = VelocityVerlet(atoms, step_fs * units.fs)
     for _ in integrator.irun(NVE_STEPS):
         kinetic.append(atoms.get_kinetic_energy())
         total.append(atoms.get_potential_energy() + kinetic[-1])
-    time = np.arange(len(total)) * step_fs / 1000
+    seconds = time.perf_counter() - began
+    times = np.arange(len(total)) * step_fs / 1000
     departure = np.abs(np.array(total) - total[0])
-    drift = 1000 * float(np.polyfit(time, np.array(total) - total[0], 1)[0]) / len(atoms)
+    drift = 1000 * float(np.polyfit(times, np.array(total) - total[0], 1)[0]) / len(atoms)
     part = float(departure.max() / max(kinetic)) if np.isfinite(total).all() else np.nan
     what = (
         f"total energy over {NVE_STEPS} steps of {step_fs:.2g} fs from {NVE_KELVIN:.0f} K, departure as part of the "
         f"kinetic energy ({calculator.backend}); drift {drift:+.2g} meV/atom/ps; {in_words([structure])}"
     )
-    trace = {"time": time, "total": np.array(total), "kinetic": np.array(kinetic)}
+    trace = Trace(times, np.array(total), np.array(kinetic), len(atoms), seconds, calculator.backend)
     return at_most("NVE", part, NVE_LIMIT, what), trace

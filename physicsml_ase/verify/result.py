@@ -3,7 +3,7 @@
 import io
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from physicsml_ase.verify.dimers import Curves
+from physicsml_ase.verify.dimers import Curves, Floats
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,17 @@ class Check:
         value = float(self.value) if math.isfinite(self.value) else str(float(self.value))
         bound = {"limit": self.limit, "limit_is": "least" if self.least else "most"}
         return {"name": self.name, "value": value, **bound, "passed": self.passed, "what": self.what}
+
+
+class Trace(NamedTuple):
+    """A run at constant energy; T steps."""
+
+    time: Floats  # (T,) [ps]
+    total: Floats  # (T,) potential and kinetic energy [eV]
+    kinetic: Floats  # (T,) [eV]
+    num_atoms: int
+    seconds: float  # of a clock
+    backend: str
 
 
 def at_most(name: str, value: float, limit: float, what: str) -> Check:
@@ -57,6 +68,8 @@ class Verification:
     seconds: float
     curves: tuple[Curves, ...] = field(default=(), repr=False)
     """Energies of pairs of atoms against their distance."""
+    trace: Trace | None = field(default=None, repr=False)
+    """The short run at constant energy."""
 
     @property
     def passed(self) -> bool:

@@ -23,7 +23,7 @@ from physicsml_ase.verify.derivatives import check_derivatives
 from physicsml_ase.verify.dimers import Curves, curve_of, pairs_to_try
 from physicsml_ase.verify.following import ROUNDING, check_backend, check_nve, check_skin
 from physicsml_ase.verify.pairs import check_pairs
-from physicsml_ase.verify.result import Check, Verification, at_most
+from physicsml_ase.verify.result import Check, Trace, Verification, at_most
 from physicsml_ase.verify.subject import Structure, Subject, in_words, made_up, of_atoms, of_graph
 from physicsml_ase.verify.symmetry import check_symmetries
 
@@ -64,9 +64,8 @@ def verify(
     name = f"{potential.config.name}, {sum(p.numel() for p in potential.parameters())} weights"
     dtype = str(potential.dtype).removeprefix("torch.")
     words = f"{stored or 'a potential in memory'}: {name}, {dtype}; tried on {in_words(run.structures)}"
-    return Verification(
-        words, tuple(run.checks), tuple(run.notes), time.perf_counter() - began, tuple(run.curves)
-    )
+    seconds, curves = time.perf_counter() - began, tuple(run.curves)
+    return Verification(words, tuple(run.checks), tuple(run.notes), seconds, curves, run.trace)
 
 
 class _Run:
@@ -79,6 +78,7 @@ class _Run:
         self.checks: Found = []
         self.notes: list[str] = []
         self.curves: list[Curves] = []
+        self.trace: Trace | None = None
 
     def replay(self, contents: dict[str, Any]) -> None:
         """The structures in a checkpoint against the results stored with them."""
@@ -143,7 +143,12 @@ class _Run:
         some = [s for s in self.real or self.structures if len(s.atoms) > 1]
         if some:
             smallest = min(some, key=lambda s: len(s.atoms))
-            self._try("NVE", lambda: [check_nve(self.own, smallest, skin, backend)[0]])
+
+            def check() -> Found:
+                found, self.trace = check_nve(self.own, smallest, skin, backend)
+                return [found]
+
+            self._try("NVE", check)
 
     def _backend(self, skin: float, name: str) -> Found:
         return [check_backend(self.own, self.structures[:2], skin, name)]
