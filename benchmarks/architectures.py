@@ -1,0 +1,171 @@
+"""Our architectures beside their originals, with the same weights: a step of MD and a step of training.
+
+    VENVS=~/venvs python benchmarks/architectures.py run mace --acac acac/test.xyz --systems acac15,si64,si512,si4096
+    python benchmarks/architectures.py table
+
+The original writes a model with random weights in its own environment (peers/NAME_steps.py), `physicsml-ase import`
+makes ours of it, and both take turns of about a second as in md.py. Kept are medians over the turns, in float32.
+A further architecture is a file peers/NAME_steps.py with the functions that peers/step_worker.py names, and a line
+in `PEERS`.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import median
+
+from training import HERE, RESULTS, append, python, read_rows
+
+FILE = RESULTS / "architectures.csv"
+COLUMNS = [
+    "architecture", "code", "task", "system", "atoms", "threads", "ms_per_step", "ms_fastest_turn",
+    "cpu_ms_per_step", "peak_rss_mb", "times_faster", "times_faster_cpu", "foreign_cores", "turns", "steps", "date",
+    "note",
+]  # fmt: skip
+PEERS = {"mace": "mace", "nequip": "nequip", "tensor_net": "torchmdnet", "ani": "torchani"}
+"""Environments in VENVS of the originals."""
+ELEMENTS = {"acac15": "1,6,8"}
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("verb", choices=["run", "table"])
+    parser.add_argument("architecture", nargs="?", choices=PEERS)
+    parser.add_argument("--acac", type=Path, help="a file whose first frame is the molecule")
+    parser.add_argument("--systems", default="acac15,si64,si512,si4096")
+    parser.add_argument("--tasks", default="md,train")
+    parser.add_argument("--train-up-to", type=int, default=512, help="atoms")
+    parser.add_argument("--threads", default="1")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--turn", type=float, default=1.0, help="seconds")
+    parser.add_argument("--note", default="")
+    given = parser.parse_args()
+    if given.verb == "table":
+        return print(table())
+    with tempfile.TemporaryDirectory() as folder:
+        for system in given.systems.split(","):
+            paths = models(given.architecture, ELEMENTS.get(system, "14"), Path(folder) / system)
+            for task in given.tasks.split(","):
+                for threads in map(int, given.threads.split(",")):
+                    append(FILE, COLUMNS, list(rows(given, paths, task, system, threads)))
+
+
+def models(architecture: str, elements: str, folder: Path) -> tuple[Path, Path]:
+    """The original with random weights, and ours with the same."""
+    folder.mkdir()
+    theirs, ours = folder / "their.model", folder / "model.ckpt"
+    peer = str(python(PEERS[architecture]))
+    worker = [str(HERE / "peers" / "step_worker.py"), f"{architecture}_steps", str(theirs)]
+    subprocess.run([peer, *worker, "write", elements], check=True)
+    command = [sys.executable, "-m", "physicsml_ase.cli", "import", architecture, str(theirs)]
+    command += ["-o", str(ours), "--python", peer]
+    if architecture == "tensor_net":
+        command += ["--elements", elements]
+    subprocess.run(command, check=True)
+    return theirs, ours
+
+
+class Worker:
+    """A process that does steps when told to."""
+
+    def __init__(self, command: list[str], threads: int) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
+        self.steps, self.turns = 1, []  # type: tuple[int, list[dict[str, float]]]
+        self.began = self._answer()
+
+    def turn(self, seconds: float) -> None:
+        """Run for about so long; the first turn warms up, and finds out how many steps that is."""
+        self.process.stdin.write(f"{self.steps}\n")
+        self.process.stdin.flush()
+        out = self._answer()
+        self.turns.append({**out, "steps": self.steps})
+        self.steps = max(1, min(400, round(seconds * self.steps / out["wall"])))
+
+    def end(self) -> None:
+        """Close its input and wait."""
+        self.process.stdin.close()
+        self.process.wait()
+
+    def _answer(self) -> dict[str, float]:
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit("a worker ended early: see its message above")
+        return json.loads(line)
+
+
+def rows(
+    given: argparse.Namespace, paths: tuple[Path, Path], task: str, system: str, threads: int
+) -> Iterable[dict[str, object]]:
+    """The original's row and ours."""
+    modules = [(PEERS[given.architecture], f"{given.architecture}_steps"), ("ours", "ours_steps")]
+    atoms = 15 if system == "acac15" else int(system.removeprefix("si"))
+    if task == "train" and atoms > given.train_up_to:
+        return
+    workers = []
+    for (environment, module), path in zip(modules, paths, strict=True):
+        command = [str(python(environment)), str(HERE / "peers" / "step_worker.py"), module, str(path)]
+        command += [task, system, *(["--acac", str(given.acac)] if given.acac else [])]
+        workers.append(Worker(command, threads))
+    for _ in range(given.rounds + 1):
+        for worker in workers:
+            worker.turn(given.turn)
+    theirs: dict[str, float] = {}
+    for (environment, _), worker in zip(modules, workers, strict=True):
+        worker.end()
+        turns = worker.turns[1:]
+        step, cpu = (median(1000 * x[key] / x["steps"] for x in turns) for key in ("wall", "cpu"))
+        theirs = theirs or {"wall": step, "cpu": cpu}
+        row = {
+            "architecture": given.architecture,
+            "code": environment,
+            "task": task,
+            "system": system,
+            "atoms": worker.began["atoms"],
+            "threads": threads,
+            "ms_per_step": round(step, 3),
+            "ms_fastest_turn": round(min(1000 * x["wall"] / x["steps"] for x in turns), 3),
+            "cpu_ms_per_step": round(cpu, 3),
+            "peak_rss_mb": round(turns[-1]["rss_mb"]),
+            "times_faster": round(theirs["wall"] / step, 2),
+            "times_faster_cpu": round(theirs["cpu"] / cpu, 2),
+            "foreign_cores": round(median(x["foreign"] for x in turns), 2),
+            "turns": len(turns),
+            "steps": sum(x["steps"] for x in turns),
+            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M"),
+            "note": given.note,
+        }
+        print(*(f"{k}={v}" for k, v in row.items() if v != ""), flush=True)
+        yield row
+
+
+def table() -> str:
+    """The newest row of each cell as Markdown."""
+    newest = {
+        (x["architecture"], x["task"], int(x["atoms"]), x["threads"], x["code"]): x for x in read_rows(FILE)
+    }
+    keys = [
+        "architecture",
+        "task",
+        "system",
+        "threads",
+        "code",
+        "ms_per_step",
+        "cpu_ms_per_step",
+        "peak_rss_mb",
+    ]
+    keys += ["times_faster", "times_faster_cpu"]
+    lines = ["| " + " | ".join(keys) + " |", "|---" * len(keys) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(newest[at][k] for k in keys) + " |" for at in sorted(newest)])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""This package for architectures.py, with the weights that it imports from the peer."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from ase import Atoms
+
+
+def calculator(path: Path) -> object:
+    """In float32, eager: every architecture has that."""
+    from physicsml_ase import PhysicsMLCalculator
+
+    return PhysicsMLCalculator(str(path), dtype="float32", backend="eager")
+
+
+def trainer(path: Path, frames: list[Atoms]) -> Callable[[], None]:
+    """Mean square errors of energies per atom and forces."""
+    from physicsml_ase.atoms import to_graph
+    from physicsml_ase.checkpoint import load_potential
+    from physicsml_ase.graph import collate
+
+    potential = load_potential(path, dtype="float32").requires_grad_(True).train()
+    graph = collate([to_graph(frame, potential.domain.cutoff) for frame in frames])
+    energies = torch.tensor([frame.get_potential_energy() for frame in frames], dtype=torch.float64)
+    forces = torch.cat([torch.from_numpy(frame.get_forces().copy()) for frame in frames])
+    optimizer = torch.optim.Adam(potential.parameters(), lr=1e-4)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        out = potential(graph)
+        energy = ((out["energy"] - energies) / graph.num_atoms).square().mean()
+        (energy + (out["forces"] - forces).square().mean()).backward()
+        optimizer.step()
+
+    return step
