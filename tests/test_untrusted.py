@@ -62,6 +62,20 @@ def test_code_in_a_checkpoint_is_not_run(checkpoint: Path, tmp_path: Path) -> No
     assert not made.exists()
 
 
+def test_a_bit_that_fell_over_is_seen(checkpoint: Path) -> None:
+    contents = bytearray(checkpoint.read_bytes())
+    with zipfile.ZipFile(checkpoint) as file:
+        weights = max(file.infolist(), key=lambda entry: entry.file_size)
+    contents[weights.header_offset + 200] ^= 1
+    checkpoint.write_bytes(contents)
+    refused(checkpoint, "is damaged")
+
+
+def test_a_name_that_is_no_text_is_one_line(checkpoint: Path) -> None:
+    checkpoint.write_bytes(checkpoint.read_bytes().replace(b"data.pkl", b"data\xff\xfe\xff\xff"))
+    refused(checkpoint, "not a checkpoint|damaged")
+
+
 def test_a_compressed_checkpoint_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     bomb = tmp_path / "bomb.ckpt"
     with zipfile.ZipFile(checkpoint) as old, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as new:

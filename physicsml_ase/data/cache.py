@@ -77,7 +77,7 @@ def _open(path: Path) -> DiskStore | None:
         return None
     try:
         store = DiskStore(path)
-    except (OSError, KeyError, ValueError, Damaged):
+    except (OSError, KeyError, ValueError, RuntimeError, Damaged):
         log.warning("%s is damaged or not from this program; it is built again", path)
         return None
     log.info(

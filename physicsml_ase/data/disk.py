@@ -42,7 +42,7 @@ class DiskStore:
     """Graphs in the file `path`; opened anew in each process, pickled as its path."""
 
     def __init__(self, path: Path) -> None:
-        """Raises `Damaged`, `OSError` or `KeyError` where the file can not be used."""
+        """Raises `Damaged`, `OSError`, `KeyError`, `ValueError` or `RuntimeError` where the file can not be used."""
         self.path = path
         self._blocks: OrderedDict[int, Flat] = OrderedDict()
         self._file, self._pid = _open(path), os.getpid()
@@ -125,7 +125,7 @@ class DiskStore:
                     for level in LEVELS
                 }
             )
-        except OSError:
+        except (OSError, RuntimeError, ValueError):
             raise InputError(f"{self.path} is damaged; delete it, and it will be built again") from None
 
     def _fingerprint(self) -> str:
