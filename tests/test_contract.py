@@ -26,6 +26,7 @@ CUTOFF = 4.0
 SMALL: dict[str, dict[str, object]] = {
     "ani": {"aev": {"num_radial": 6, "num_sections": 4}, "hidden_widths": (16, 12)},
     "egnn": {"hidden_dim": 8, "num_layers": 2, "num_radial": 6, "edge_updates": True},
+    "zbl": {"trainable": True},
     "painn": {"channels": 12, "layers": 2, "num_radial": 8},
     "mace": {
         "hidden_irreps": "6x0e+6x1o",
@@ -103,7 +104,8 @@ def test_forces_are_the_gradient(potential: Potential, kind: str) -> None:
                 moved = atoms.copy()
                 moved.positions[atom, axis] += sign * h
                 ends.append(energy(potential, moved))
-            assert forces[atom, axis] == pytest.approx(-(ends[0] - ends[1]) / (2 * h), abs=2e-6)
+            expected = -(ends[0] - ends[1]) / (2 * h)
+            assert forces[atom, axis] == pytest.approx(expected, rel=1e-6, abs=2e-6)
     assert np.abs(forces.sum(0)).max() < 1e-9
 
 
@@ -277,7 +279,7 @@ def test_forces_can_be_learned(potential: Potential) -> None:
         slope = (ends[0] - ends[1]) / (2 * h)
         assert parameter.grad[index].item() == pytest.approx(slope, rel=1e-4, abs=1e-8)
         checked += 1
-    assert checked > 5
+    assert checked > 5 or checked == sum(p.requires_grad for p in potential.model.parameters())
 
 
 def test_forces_under_inference_mode(potential: Potential) -> None:
@@ -326,6 +328,8 @@ def test_save_and_load(potential: Potential, tmp_path) -> None:
 
 
 def test_graph_attributes_are_inputs(potential: Potential) -> None:
+    if potential.config.name in ("lj", "zbl"):
+        pytest.skip("potentials of pairs refuse attributes: see test_pair_models.py")
     told = make(
         potential.config.name,
         attrs=("temperature", "field"),
