@@ -17,6 +17,7 @@ from torch import Tensor
 
 from physicsml_ase.graph import Graph
 from physicsml_ase.nn.matrices import PARTS
+from physicsml_ase.nn.operators import differentiated, operator
 from physicsml_ase.nn.pairs import Pairs
 
 BLOCK = 1 << 18
@@ -35,7 +36,10 @@ def blocks(size: int, channels: int) -> Iterator[slice]:
     return (slice(start, min(start + step, size)) for start in range(0, size, step))
 
 
-@torch.library.custom_op("physicsml_ase::gather_matrices", mutates_args=())
+@operator(
+    "gather_matrices(Tensor f, Tensor x, Tensor i, Tensor j, Tensor of_edge, Tensor edge) -> Tensor",
+    fake=lambda f, x, i, j, of_edge, edge: torch.empty_like(x),
+)
 def gather(f: Tensor, x: Tensor, i: Tensor, j: Tensor, of_edge: Tensor, edge: Tensor) -> Tensor:
     """The sums over neighbours."""
     out = torch.zeros_like(x)
@@ -47,7 +51,10 @@ def gather(f: Tensor, x: Tensor, i: Tensor, j: Tensor, of_edge: Tensor, edge: Te
     return out
 
 
-@torch.library.custom_op("physicsml_ase::correlate_matrices", mutates_args=())
+@operator(
+    "correlate_matrices(Tensor y, Tensor x, Tensor i, Tensor j, Tensor of_edge, Tensor edge) -> Tensor",
+    fake=lambda y, x, i, j, of_edge, edge: x.new_empty(edge.shape[0] + 1, 3, x.shape[2]),
+)
 def correlate(y: Tensor, x: Tensor, i: Tensor, j: Tensor, of_edge: Tensor, edge: Tensor) -> Tensor:
     """Sums of y_i x_j over both edges of a pair and over the components of a part, (P, 3, F)."""
     out = x.new_zeros(edge.shape[0] + 1, 3, x.shape[2])
@@ -64,20 +71,6 @@ def correlate(y: Tensor, x: Tensor, i: Tensor, j: Tensor, of_edge: Tensor, edge:
         product = (y.index_select(0, own) * x.index_select(0, own)).sum(0)  # (9, F)
         out[-1] = torch.stack([product[part].sum(0) for part in PARTS])
     return out
-
-
-@gather.register_fake
-def _(f: Tensor, x: Tensor, i: Tensor, j: Tensor, of_edge: Tensor, edge: Tensor) -> Tensor:
-    return torch.empty_like(x)
-
-
-@correlate.register_fake
-def _(y: Tensor, x: Tensor, i: Tensor, j: Tensor, of_edge: Tensor, edge: Tensor) -> Tensor:
-    return x.new_empty(edge.shape[0] + 1, 3, x.shape[2])
-
-
-def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
 
 
 def _of_gather(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -100,5 +93,5 @@ def _of_correlate(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
-gather.register_autograd(_of_gather, setup_context=_keep)
-correlate.register_autograd(_of_correlate, setup_context=_keep)
+differentiated("gather_matrices", _of_gather, 6)
+differentiated("correlate_matrices", _of_correlate, 6)

@@ -7,8 +7,9 @@ sum are products of G with a or b, and those of these products are such sums aga
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor
+
+from physicsml_ase.nn.operators import differentiated, operator
 
 BLOCK = 1 << 18
 """Numbers in the cache at a time."""
@@ -20,7 +21,10 @@ def blocks(size: int, width: int) -> Iterator[slice]:
     return (slice(start, min(start + step, size)) for start in range(0, size, step))
 
 
-@torch.library.custom_op("physicsml_ase::outer_sum", mutates_args=())
+@operator(
+    "outer_sum(Tensor a, Tensor b, Tensor group, SymInt num_groups) -> Tensor",
+    fake=lambda a, b, group, num_groups: a.new_empty(num_groups, a.shape[1], b.shape[1]),
+)
 def outer_sum(a: Tensor, b: Tensor, group: Tensor, num_groups: int) -> Tensor:
     """(E, M) and (E, K) summed to (G, M, K)."""
     out = a.new_zeros(num_groups, a.shape[1], b.shape[1])
@@ -29,7 +33,10 @@ def outer_sum(a: Tensor, b: Tensor, group: Tensor, num_groups: int) -> Tensor:
     return out
 
 
-@torch.library.custom_op("physicsml_ase::outer_left", mutates_args=())
+@operator(
+    "outer_left(Tensor g, Tensor b, Tensor group) -> Tensor",
+    fake=lambda g, b, group: b.new_empty(b.shape[0], g.shape[1]),
+)
 def outer_left(g: Tensor, b: Tensor, group: Tensor) -> Tensor:
     """Matrices (G, M, K) of the edges' groups times vectors (E, K), (E, M)."""
     out = b.new_empty(b.shape[0], g.shape[1])
@@ -38,32 +45,16 @@ def outer_left(g: Tensor, b: Tensor, group: Tensor) -> Tensor:
     return out
 
 
-@torch.library.custom_op("physicsml_ase::outer_right", mutates_args=())
+@operator(
+    "outer_right(Tensor g, Tensor a, Tensor group) -> Tensor",
+    fake=lambda g, a, group: a.new_empty(a.shape[0], g.shape[2]),
+)
 def outer_right(g: Tensor, a: Tensor, group: Tensor) -> Tensor:
     """Vectors (E, M) times matrices (G, M, K) of the edges' groups, (E, K)."""
     out = a.new_empty(a.shape[0], g.shape[2])
     for block in blocks(a.shape[0], g.shape[1] * g.shape[2]):
         out[block] = (a[block, None, :] @ g.index_select(0, group[block]))[:, 0]
     return out
-
-
-@outer_sum.register_fake
-def _(a: Tensor, b: Tensor, group: Tensor, num_groups: int) -> Tensor:
-    return a.new_empty(num_groups, a.shape[1], b.shape[1])
-
-
-@outer_left.register_fake
-def _(g: Tensor, b: Tensor, group: Tensor) -> Tensor:
-    return b.new_empty(b.shape[0], g.shape[1])
-
-
-@outer_right.register_fake
-def _(g: Tensor, a: Tensor, group: Tensor) -> Tensor:
-    return a.new_empty(a.shape[0], g.shape[2])
-
-
-def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:3])
 
 
 def _of_sum(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -92,6 +83,6 @@ def _of_right(ctx: Any, h: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
-outer_sum.register_autograd(_of_sum, setup_context=_keep)
-outer_left.register_autograd(_of_left, setup_context=_keep)
-outer_right.register_autograd(_of_right, setup_context=_keep)
+differentiated("outer_sum", _of_sum, 3)
+differentiated("outer_left", _of_left, 3)
+differentiated("outer_right", _of_right, 3)
