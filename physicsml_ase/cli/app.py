@@ -21,7 +21,7 @@ from physicsml_ase.cli.export import export
 from physicsml_ase.cli.importing import import_
 from physicsml_ase.cli.simulation import md, relax
 from physicsml_ase.cli.training import resume, train
-from physicsml_ase.cli.verification import verify
+from physicsml_ase.cli.verification import report, verify
 from physicsml_ase.conventions import InputError
 from physicsml_ase.version import __version__
 
@@ -92,7 +92,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # which takes "[ps]" for markup
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (check, train, resume, evaluate, predict, md, relax, verify, export, info, describe):
+for verb in (check, train, resume, evaluate, predict, md, relax, verify, report, export, info, describe):
     app.command()(verb)
 app.command("import")(import_)
 

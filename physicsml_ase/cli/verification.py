@@ -60,3 +60,21 @@ def verify(
         typer.echo(f"written to {plots / 'dimers.png'}", err=True)
     if not found.passed:
         raise typer.Exit(FAILED)
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="[default: RUN/report.html]")
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the figures, as PNG and SVG.")
+    ] = None,
+    structures: Annotated[int, typer.Option(help="At most so many structures are evaluated.")] = 500,
+) -> None:
+    """A run as one HTML file: data, learning curves, errors, worst structures, checks, timings, config."""
+    from physicsml_ase.report import write_report
+
+    use_threads(0)
+    path = write_report(run, output, figures_folder=figures, structures=structures)
+    typer.echo(f"written to {path}")
