@@ -99,7 +99,7 @@ class Potential(nn.Module):
         return out if self.training else {name: value.detach() for name, value in out.items()}
 
     def features(self, graph: Graph, r_ij: Tensor | None = None) -> Features:
-        """What the model makes of a batch, without derivatives; of given r_ij (E, 3) float64, to be differentiated."""
+        """What the model makes of a batch, without derivatives; of given r_ij (E, 3) float64, to be derived from."""
         r_ij = edge_vectors(graph) if r_ij is None else r_ij
         near = self._near(graph, r_ij)
         seen = (r_ij if near is None else near.seen(r_ij)).to(self.dtype)

@@ -22,8 +22,8 @@ from physicsml_ase.backends.choose import Engine, check_name
 from physicsml_ase.backends.moving import MovingGraph, equal
 from physicsml_ase.backends.package import is_package
 from physicsml_ase.calculator.batches import batches
-from physicsml_ase.calculator.committee import STD, Committee
-from physicsml_ase.calculator.guard import Guard, Reaction
+from physicsml_ase.calculator.committee import Committee
+from physicsml_ase.calculator.guard import Guard
 from physicsml_ase.calculator.models import Ckpt, choose_device, load_members, uncertainties_of
 from physicsml_ase.calculator.results import LateResults, Results, Value, to_results
 from physicsml_ase.conventions import PROPERTIES, InputError, Level
@@ -31,6 +31,7 @@ from physicsml_ase.graph import Graph, collate, split
 from physicsml_ase.nn.heads import DERIVED
 from physicsml_ase.potential import Potential
 from physicsml_ase.trust import energy_uncertainty, forces_uncertainty
+from physicsml_ase.trust.committee import STD
 
 if TYPE_CHECKING:
     from physicsml_ase.verify import Verification
@@ -74,7 +75,7 @@ class PhysicsMLCalculator(Calculator):
         skin: float = 1.0,
         backend: str = "auto",
         threads: int | None = None,
-        on_extrapolation: Reaction = "warn",
+        on_extrapolation: str = "warn",
         record: str | Path = "extrapolation.db",
         extrapolation_interval: int | None = None,
         uncertainty: bool = False,

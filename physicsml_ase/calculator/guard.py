@@ -6,7 +6,6 @@ A check of everything (`Extrapolation`) is made of a structure that is not the l
 
 import logging
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from physicsml_ase.trust.extrapolation import Extrapolation, Scores
 
 log = logging.getLogger("physicsml_ase")
 
-Reaction = Literal["warn", "raise", "record", "ignore"]
+REACTIONS = ("warn", "raise", "record", "ignore")
 LIMIT = 1.5
 """Scores above this are extrapolation. 1 is the rim of what was seen, which one atom in a thousand passes at the
 temperature of the training data."""
@@ -38,10 +37,10 @@ class Guard:
     """Watches the structures of one calculator."""
 
     def __init__(
-        self, potential: Potential, reaction: Reaction, record: str | Path, interval: int | None = None
+        self, potential: Potential, reaction: str, record: str | Path, interval: int | None = None
     ) -> None:
-        if reaction not in get_args(Reaction):
-            raise InputError(f"on_extrapolation {reaction!r}: {did_you_mean(reaction, get_args(Reaction))}")
+        if reaction not in REACTIONS:
+            raise InputError(f"on_extrapolation {reaction!r}: {did_you_mean(reaction, REACTIONS)}")
         if interval is not None and interval < 1:
             raise InputError(f"extrapolation_interval is {interval}: give 1 or more")
         self.reaction, self.interval = reaction, interval or INTERVAL

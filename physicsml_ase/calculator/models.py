@@ -13,10 +13,9 @@ from physicsml_ase.checkpoint import DTYPES, load_potential, read_checkpoint, st
 from physicsml_ase.conventions import InputError
 from physicsml_ase.graph import Graph
 from physicsml_ase.potential import Potential
+from physicsml_ase.trust.committee import check_agreement
 
 Ckpt = str | Path | Potential
-SAME = ("cutoff", "elements", "attrs", "self_interaction", "pbc", "cell")
-"""What the members of a committee must have in common: they see the same graph."""
 
 
 class Member(NamedTuple):
@@ -27,7 +26,7 @@ class Member(NamedTuple):
     package: Package | None = None
 
     def packed(self) -> "Member":
-        """The same to be pickled: on the CPU, for a machine that may have no other device, and without its package."""
+        """The same to be pickled: on the CPU, for a machine that may have no other device; without its package."""
         on_cpu = self.potential.references.table.device.type == "cpu"
         potential = self.potential if on_cpu else copy.deepcopy(self.potential).cpu()
         return self._replace(potential=potential, package=None)
@@ -72,27 +71,9 @@ def load_members(
         )
         for one, package in zip(many, packages)
     ]
-    _agree(members)
+    names = [f"model {k}" if isinstance(x.given, Potential) else str(x.given) for k, x in enumerate(members)]
+    check_agreement([x.potential for x in members], names)
     return members, wanted
-
-
-def _agree(members: list[Member]) -> None:
-    """Raise `InputError` where members see or tell different things."""
-    first = members[0].potential
-    for k, member in enumerate(members[1:], 1):
-        name = str(member.given) if not isinstance(member.given, Potential) else f"model {k}"
-        for key in SAME:
-            one, other = (getattr(p.domain, key) for p in (first, member.potential))
-            if one != other:
-                raise InputError(
-                    f"{name}: its {key} is {other}, and the first model's {one}: the members of a committee "
-                    "must be trained with the same"
-                )
-        if set(first.outputs) != set(member.potential.outputs):
-            raise InputError(
-                f"{name}: it predicts {', '.join(member.potential.outputs)}, and the first model "
-                f"{', '.join(first.outputs)}: the members of a committee must be trained on the same labels"
-            )
 
 
 def choose_device(wanted: str | torch.device = "auto") -> torch.device:

@@ -8,11 +8,17 @@ import typer
 
 from physicsml_ase.conventions import InputError
 
-Ckpt = Annotated[str, typer.Argument(metavar="CKPT", help="A model.ckpt, or a run's training checkpoint.")]
+Ckpt = Annotated[
+    str,
+    typer.Argument(
+        metavar="CKPT", help="A model.ckpt, or a run's training checkpoint; of a committee, a,b,c."
+    ),
+]
 Model = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="A model.ckpt, a run's training checkpoint, or an exported model.pt2."
+        metavar="MODEL",
+        help="A model.ckpt, a run's training checkpoint, or an exported model.pt2; a committee: a.ckpt,b.ckpt.",
     ),
 ]
 Structures = Annotated[
@@ -31,6 +37,11 @@ Threads = Annotated[
     int,
     typer.Option(min=0, help="CPU threads. 0: one, or all for structures of many atoms.", show_default=False),
 ]
+OnExtrapolation = Annotated[
+    str,
+    typer.Option(help="Structures unlike the training data: warn, raise, record or ignore.", metavar="WHAT"),
+]
+Record = Annotated[str, typer.Option(help="ASE database that record appends to.", metavar="FILE")]
 MANY_ATOMS = 512
 
 
@@ -55,6 +66,12 @@ def keep_memory() -> None:
         libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
     except (OSError, AttributeError):
         return  # not glibc
+
+
+def members(model: str) -> str | list[str]:
+    """The checkpoints of a committee, one where there is one."""
+    paths = [path for path in model.split(",") if path]
+    return model if len(paths) < 2 or os.path.exists(model) else paths
 
 
 def one_or_many(values: list[str]) -> str | list[str]:

@@ -11,9 +11,12 @@ from physicsml_ase.cli.options import (
     Device,
     Dtype,
     Model,
+    OnExtrapolation,
+    Record,
     Structure,
     Threads,
     keep_memory,
+    members,
     use_threads,
 )
 from physicsml_ase.conventions import InputError
@@ -49,6 +52,8 @@ def md(
     dtype: Dtype = None,
     backend: Backend = "auto",
     threads: Threads = 0,
+    on_extrapolation: OnExtrapolation = "warn",
+    record: Record = "extrapolation.db",
 ) -> None:
     """Molecular dynamics."""
     from physicsml_ase import simulate
@@ -60,7 +65,15 @@ def md(
     use_threads(threads, len(atoms))
     keep_memory()
     result = simulate.md(
-        PhysicsMLCalculator(ckpt, device=device, dtype=dtype, backend=backend, threads=threads or None),
+        PhysicsMLCalculator(
+            members(ckpt),
+            device=device,
+            dtype=dtype,
+            backend=backend,
+            threads=threads or None,
+            on_extrapolation=on_extrapolation,
+            record=record,
+        ),
         atoms,
         time_ps=time_ps,
         timestep_fs=timestep,
@@ -94,6 +107,8 @@ def relax(
     dtype: Dtype = None,
     backend: Backend = "auto",
     threads: Threads = 0,
+    on_extrapolation: OnExtrapolation = "warn",
+    record: Record = "extrapolation.db",
 ) -> None:
     """Geometry optimisation; exit status 1 where it did not converge."""
     import ase.io
@@ -108,7 +123,15 @@ def relax(
     use_threads(threads, len(atoms))
     keep_memory()
     result = simulate.relax(
-        PhysicsMLCalculator(ckpt, device=device, dtype=dtype, backend=backend, threads=threads or None),
+        PhysicsMLCalculator(
+            members(ckpt),
+            device=device,
+            dtype=dtype,
+            backend=backend,
+            threads=threads or None,
+            on_extrapolation=on_extrapolation,
+            record=record,
+        ),
         atoms,
         fmax=fmax,
         steps=steps,

@@ -20,7 +20,10 @@ Array = NDArray[np.float64]
 
 def levels_of(labels: Sequence[Label]) -> dict[str, Level]:
     """Level of everything that a potential with these labels predicts."""
-    return {name: known.level for name, known in PROPERTIES.items()} | {x.name: x.level for x in labels}
+    levels = {name: known.level for name, known in PROPERTIES.items()} | {x.name: x.level for x in labels}
+    return levels | {
+        f"{name}_{kind}": level for name, level in levels.items() for kind in ("std", "uncertainty")
+    }
 
 
 def per_structure(

@@ -16,7 +16,11 @@ from physicsml_ase.data.sources import Source, SourceSpec, open_source
 from physicsml_ase.evaluate.frames import per_structure, predicted_atoms, write_frames
 from physicsml_ase.graph import Graph, collate
 from physicsml_ase.potential import Potential
+from physicsml_ase.trust import uncertainties
+from physicsml_ase.trust.committee import MeanPotential
 
+Predictor = Potential | MeanPotential
+"""What predicts: one model, or the mean of several."""
 Results = dict[str, NDArray[np.float64]]
 
 EDGES_PER_ATOM = 30
@@ -31,7 +35,7 @@ class Batch(NamedTuple):
     results: Results  # (S | N | E, ...) by name
 
 
-def predict(potential: Potential, source: SourceSpec, *, batch_atoms: int | None = None) -> Iterator[Atoms]:
+def predict(potential: Predictor, source: SourceSpec, *, batch_atoms: int | None = None) -> Iterator[Atoms]:
     """The structures of a source, with the predictions in their calculator's place; labels are not needed."""
     for batch in predict_batches(potential, open_source(source), (), batch_atoms=batch_atoms):
         numbers = [len(atoms) for atoms in batch.frames]
@@ -40,7 +44,7 @@ def predict(potential: Potential, source: SourceSpec, *, batch_atoms: int | None
 
 
 def write_predictions(
-    potential: Potential, source: SourceSpec, path: str | Path, *, batch_atoms: int | None = None
+    potential: Predictor, source: SourceSpec, path: str | Path, *, batch_atoms: int | None = None
 ) -> int:
     """Write every structure with its predictions as extxyz, complete or not at all; returns their number."""
     if Path(path).suffix not in (".xyz", ".extxyz"):
@@ -51,11 +55,17 @@ def write_predictions(
 
 
 def predict_batches(
-    potential: Potential, source: Source, labels: Sequence[Label], *, batch_atoms: int | None = None
+    potential: Predictor,
+    source: Source,
+    labels: Sequence[Label],
+    *,
+    batch_atoms: int | None = None,
+    uncertainty: bool = False,
 ) -> Iterator[Batch]:
     """Batches of consecutive structures of at most `batch_atoms` atoms (a larger structure goes alone; None:
     as many as suit the device).
 
+    With `uncertainty`, results have those of the last layer, which cost a reverse pass for each of its features.
     Raises `InputError` for elements that the model never saw, for structures that can not be used, and
     when a prediction is not finite.
     """
@@ -70,7 +80,10 @@ def predict_batches(
         with progress(f"predictions for {source.name}", len(source)) as advance:
             for first, frames, graphs in _grouped(potential, source, labels, batch_atoms):
                 graph = collate(graphs)
-                predicted = potential(graph.to(device))
+                there = graph.to(device)
+                predicted = potential(there)
+                if uncertainty and isinstance(potential, Potential):
+                    predicted |= uncertainties(potential, there)
                 results = {k: v.cpu().double().numpy() for k, v in predicted.items()}
                 _check_finite(results, graph, source, first)
                 yield Batch(frames, graph, results)
@@ -80,7 +93,7 @@ def predict_batches(
 
 
 def _grouped(
-    potential: Potential, source: Source, labels: Sequence[Label], batch_atoms: int
+    potential: Predictor, source: Source, labels: Sequence[Label], batch_atoms: int
 ) -> Iterable[tuple[int, list[Atoms], list[Graph]]]:
     """(place of the first, structures, graphs) of each batch."""
     domain = potential.domain

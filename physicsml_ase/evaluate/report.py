@@ -11,6 +11,7 @@ from ase import Atoms
 from physicsml_ase.conventions import Label
 from physicsml_ase.data.sources import Source
 from physicsml_ase.domain import Domain
+from physicsml_ase.evaluate.calibration import Calibration
 from physicsml_ase.evaluate.errors import Quantity
 from physicsml_ase.evaluate.frames import per_structure, predicted_atoms, write_frames
 from physicsml_ase.evaluate.spool import Spool
@@ -35,6 +36,8 @@ class Evaluation:
     energies_are_relative: bool
     """The energies kept for plots are relative to the model's atomic energies."""
     spool: Spool = field(repr=False)
+    calibrations: Mapping[str, Calibration] = field(default_factory=dict)
+    """Uncertainties against errors, of each label that has them."""
 
     @property
     def metrics(self) -> dict[str, object]:
@@ -65,6 +68,8 @@ class Evaluation:
                 "structures": q.structures,
                 "missing": q.missing,
             }
+        if calibrations := {name: c.numbers() for name, c in self.calibrations.items() if len(c)}:
+            flat["calibration"] = calibrations
         return flat | {
             "per_element": per_element,
             "per_config_type": per_group,
@@ -74,7 +79,8 @@ class Evaluation:
 
     def table(self) -> str:
         """The errors as text, in the units that people use."""
-        return as_text(self.source.name, self.metrics)
+        told = "".join(f"{c.in_words()}\n" for c in self.calibrations.values() if len(c))
+        return as_text(self.source.name, self.metrics) + told
 
     def frames(self) -> Iterator[Atoms]:
         """The structures, predictions in the calculator's place and labels as `ref_energy`, `ref_forces`, ...."""
@@ -87,7 +93,8 @@ class Evaluation:
                 yield predicted_atoms(atoms, predicted, labels, self.labels, self.domain)
 
     def write(self, directory: str | Path) -> None:
-        """Write `metrics.json`, `metrics.txt`, `predictions.xyz` and `parity.png`, each complete or not at all."""
+        """Write `metrics.json`, `metrics.txt`, `predictions.xyz`, `parity.png`, and `calibration.png` where there are
+        uncertainties, each complete or not at all."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         numbers = json.dumps(self.metrics, indent=2, ensure_ascii=False, allow_nan=False)
@@ -99,6 +106,11 @@ class Evaluation:
             from physicsml_ase.plots import parity_figure, save
 
             save(parity_figure(self), directory / "parity.png")
+        if any(len(c) for c in self.calibrations.values()):
+            from physicsml_ase.plots import save
+            from physicsml_ase.plots.calibration import calibration_figure
+
+            save(calibration_figure(self.calibrations), directory / "calibration.png")
 
 
 def _write_text(path: Path, text: str) -> None:

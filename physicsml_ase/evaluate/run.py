@@ -12,12 +12,12 @@ from physicsml_ase.conventions import InputError, Label
 from physicsml_ase.data.labels import rekey
 from physicsml_ase.data.settings import DataModuleConfig
 from physicsml_ase.data.sources import Source, SourceSpec, describe_missing, open_source
+from physicsml_ase.evaluate.calibration import Calibration, compare_sigma
 from physicsml_ase.evaluate.errors import Array, Owners, Quantity
 from physicsml_ase.evaluate.frames import levels_of
-from physicsml_ase.evaluate.predict import Batch, predict_batches
+from physicsml_ase.evaluate.predict import Batch, Predictor, predict_batches
 from physicsml_ase.evaluate.report import Evaluation
 from physicsml_ase.evaluate.spool import Spool
-from physicsml_ase.potential import Potential
 
 log = logging.getLogger("physicsml_ase")
 
@@ -27,19 +27,21 @@ SMALLEST_SHIFT = 0.01  # eV/atom
 
 
 def evaluate(
-    potential: Potential,
+    potential: Predictor,
     source: SourceSpec,
     *,
     batch_atoms: int | None = None,
     label_keys: Mapping[str, str] | None = None,
     group_key: str = "config_type",
+    uncertainty: bool = False,
 ) -> Evaluation:
     """Errors of a potential against the labels of a source, which is read once, as a stream.
 
     Labels are looked for under the keys in `label_keys` ({our name: key in this data}), then under those that
     the potential was trained with, then under our names. `group_key` of `Atoms.info` names groups of
     structures that are also counted by themselves. Structures without a label are left out of that label's
-    errors, and counted.
+    errors, and counted. `uncertainty` has the last layer's uncertainties computed and compared with the errors,
+    as those of a committee, and those that a model has learned, always are.
     """
     source = open_source(source)
     labels = _with_keys(potential.labels, label_keys or {}, source)
@@ -49,10 +51,11 @@ def evaluate(
     structures_of: dict[str, int] = {}
     atoms_of = np.zeros(len(chemical_symbols), dtype=np.int64)
     energy_errors: list[Array] = []
+    calibrations: dict[str, Calibration] = {}
     not_finite: list[str] = []
     levels, spool = levels_of(labels), Spool()
     done = 0
-    for batch in predict_batches(potential, source, labels, batch_atoms=batch_atoms):
+    for batch in predict_batches(potential, source, labels, batch_atoms=batch_atoms, uncertainty=uncertainty):
         groups = [_group(atoms, group_key) for atoms in batch.frames]
         for group in groups:
             structures_of[group] = structures_of.get(group, 0) + 1
@@ -60,6 +63,7 @@ def evaluate(
         atoms_of += np.bincount(numbers, minlength=len(atoms_of))
         for label in labels:
             energy_errors += _count_in(quantities, label, batch, groups, references[numbers])
+            compare_sigma(calibrations, label, batch)
             not_finite += _not_finite(label, batch, [source.where(done + k) for k in range(len(groups))])
         kept = {k: v for k, v in batch.results.items() if levels[k] != "edge"}
         targets = {k: v.numpy() for k, v in batch.graph.targets.items() if levels[k] != "edge"}
@@ -84,6 +88,7 @@ def evaluate(
         notes=notes,
         energies_are_relative=told,
         spool=spool,
+        calibrations=calibrations,
     )
 
 
