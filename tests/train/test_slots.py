@@ -7,12 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 from ase import Atoms
-from runs_for_tests import frames, settings
+from runs_for_tests import SMALL, frames, settings
+from test_contract import SMALL as ARCHITECTURES
+from test_contract import has_vectors
 
-from physicsml_ase.config import validate
+from physicsml_ase.config import MODELS, validate
+from physicsml_ase.conventions import InputError
 from physicsml_ase.data.datamodule import DataModule
 from physicsml_ase.recipe import merge
-from physicsml_ase.train.run import Data, start
+from physicsml_ase.train.run import Data, Result, start
+from physicsml_ase.train.settings import RunConfig
 
 
 def labelled() -> list[Atoms]:
@@ -50,14 +54,67 @@ SLOTS: dict[str, dict[str, Any]] = {
 }
 
 
+DIRECTED = ("push", "mu", "dipole", "tensor", "direct forces")
+"""Slots that need vectors of the atoms."""
+
+
+def losses_of(run: Result, name: str) -> list[float]:
+    """Of each epoch, as written."""
+    with open(run.folder.metrics, newline="") as file:
+        return [float(row[key]) for row in csv.DictReader(file) if row[key := f"train/{name}/loss"]]
+
+
+def of_architecture(name: str, *overrides: dict[str, Any]) -> RunConfig:
+    """The config of a small run of an architecture."""
+    data: dict[str, Any] = {k: v for k, v in SMALL.items() if k != "model"}
+    data |= {"model": {"name": name} | ARCHITECTURES.get(name, {})}
+    for override in ({"trainer": {"max_epochs": 8}, "datamodule": {"validation_split": 4}}, *overrides):
+        data = merge(data, override)
+    return validate(RunConfig, data)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_architecture_learns_all_slots_at_once(tmp_path: Path, name: str) -> None:
+    slots: dict[str, Any] = {"y_graph_scalars": ["energy", "gap"], "y_node_scalars": ["q"]}
+    slots |= {"y_edge_scalars": ["bond"], "y_edge_vector": "pull"}
+    if has_vectors(name):
+        slots |= {"y_node_vector": "push", "y_graph_vector": "mu", "y_graph_tensor": "tensor"}
+    result = start(of_architecture(name, {"datamodule": slots}), Data(labelled()), tmp_path / "run")
+    labels = ["energy", "gap", "q", "bond", "pull"] + (["push", "mu", "tensor"] if has_vectors(name) else [])
+    losses = np.array([losses_of(result, label) for label in labels])  # (labels, epochs)
+    assert losses.shape == (len(labels), 8)
+    # together: one that begins low may wait for the others
+    assert losses[:, -1].sum() < 0.9 * losses[:, 0].sum()
+    assert (losses[:, -1] < 2 * losses[:, 0]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slot", SLOTS)
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_architecture_learns_every_slot(tmp_path: Path, name: str, slot: str) -> None:
+    config = of_architecture(name, SLOTS[slot], {"trainer": {"max_epochs": 24}})
+    if slot in DIRECTED and not has_vectors(name):
+        with pytest.raises(InputError, match="no vectors"):
+            start(config, Data(labelled()), tmp_path / "run")
+        return
+    result = start(config, Data(labelled()), tmp_path / "run")
+    losses = losses_of(result, slot.removeprefix("direct "))
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(MODELS) if not has_vectors(name)])
+@pytest.mark.parametrize("slot", DIRECTED)
+def test_architectures_without_vectors_refuse_directions(tmp_path: Path, name: str, slot: str) -> None:
+    with pytest.raises(InputError, match="no vectors"):
+        start(of_architecture(name, SLOTS[slot]), Data(labelled()), tmp_path / "run")
+
+
 @pytest.mark.parametrize("slot", SLOTS)
 def test_the_loss_falls(tmp_path: Path, slot: str) -> None:
     config = merge({"trainer": {"max_epochs": 8}, "datamodule": {"validation_split": 4}}, SLOTS[slot])
     result = start(settings(config), Data(labelled()), tmp_path / "run")
     name = slot.removeprefix("direct ")
-    with open(result.folder.metrics, newline="") as file:
-        rows = [row[f"train/{name}/loss"] for row in csv.DictReader(file)]
-    losses = [float(value) for value in rows if value]
+    losses = losses_of(result, name)
     assert len(losses) == 8
     assert losses[-1] < 0.95 * losses[0]
     assert name in result.potential.outputs
