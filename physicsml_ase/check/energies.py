@@ -17,8 +17,12 @@ ENOUGH = 2000
 """Frames in the fit."""
 COVERED, AT_MOST = 0.35, 0.5
 """Part of the frames whose residuals decide, beyond those that any fit goes through."""
-DEVIATIONS, LEAST = 15.0, 1.0
+DEVIATIONS, LEAST = 4.0, 1.0
 """An energy is far from the others by so many of the percentile above, at least by this [eV/atom], ..."""
+SPREAD = 0.08
+"""Part by which the ratio of two groups of energies may differ from that of their units."""
+HALF = 0.3
+"""Part of the frames from which on it is open which of two groups is the wrong one."""
 GAP = 2.5
 """... and by so many times more than any that is not."""
 LIGHT = (0, 0.5, 2.904, 7.478, 14.667, 24.654, 37.845, 54.589, 75.067, 99.734, 128.94)
@@ -142,9 +146,8 @@ def outlying(table: Table) -> list[Finding]:
     far = np.flatnonzero(np.abs(away) > _limit(np.abs(away), max(DEVIATIONS * spread, LEAST)))
     if not len(far):
         return []
-    ratio = float(np.median(per_atom[far] / expected[far]))
-    unit = next((name for name, r in UNITS.items() if abs(ratio / r - 1) < 0.02), None)
-    others = next((name for name, r in UNITS.items() if abs(ratio * r - 1) < 0.02), None)
+    ratios = per_atom[far] / expected[far]
+    unit, others = _unit_of(ratios), _unit_of(1 / ratios) if len(far) > HALF * len(away) else None
     if others is not None:  # as many frames or more are in another unit: they are the wrong ones
         unit, far = others, np.setdiff1d(np.arange(len(away)), far)
     places = Places()
@@ -158,9 +161,17 @@ def outlying(table: Table) -> list[Finding]:
         "remove them or correct their unit"
         if unit
         else "failed calculations or another method: look at them",
-        ratio=ratio,
+        ratio=float(np.median(ratios)),
         spread=spread,
     )
+
+
+def _unit_of(ratios: Floats) -> str | None:
+    """The unit that explains nearly all of these ratios of energies to those expected."""
+    for name, r in UNITS.items():
+        if np.mean(np.abs(ratios / r - 1) < 2 * SPREAD) > 0.9 and abs(np.median(ratios) / r - 1) < SPREAD:
+            return name
+    return None
 
 
 def _limit(away: Floats, least: float) -> float:
@@ -178,8 +189,7 @@ def per_atom_energies(table: Table) -> list[Finding]:
     if len(sizes) < 10 or np.quantile(sizes, 0.9) < 1.5 * np.quantile(sizes, 0.1):
         return []
     fractions = table.counts / sizes[:, None]
-    of_total = composition_fit(table.energy / sizes, fractions)[1]
-    of_atom = composition_fit(table.energy, fractions)[1]
+    of_total, of_atom = (_misfit(x, table.energy) for x in (table.counts, fractions))
     if of_atom > 0.2 * of_total:
         return []
     return [
@@ -191,6 +201,17 @@ def per_atom_energies(table: Table) -> list[Finding]:
             evidence={"spread_as_total": of_total, "spread_as_per_atom": of_atom},
         )
     ]
+
+
+def _misfit(x: Floats, y: Floats) -> float:
+    """What the best of all sums over elements leaves of the energies of most frames."""
+    weights = np.ones(len(y))
+    for _ in range(20):  # towards least absolute deviations
+        root = np.sqrt(weights)
+        rest = np.abs(y - x @ np.linalg.lstsq(x * root[:, None], y * root, rcond=1e-6)[0])
+        weights = 1 / np.maximum(rest, 1e-3 * np.median(rest) + 1e-12)
+        weights /= weights.max()
+    return float(np.quantile(rest, 0.8))
 
 
 def absolute_unit(table: Table) -> list[Finding]:

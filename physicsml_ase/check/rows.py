@@ -19,6 +19,8 @@ FACTOR = 6.0
 """Forces of a frame are in another unit at so many times what the other frames let expect."""
 FEWEST = 8
 """Atoms of a frame that is judged by itself; in smaller ones symmetry leaves too few free components."""
+SIZABLE = 0.3
+"""Part of the median RMS from which the direction of a frame's forces is judged."""
 LEAST_FORCE = 0.1
 """RMS component [eV/Å] of forces that a fit is able to follow."""
 
@@ -47,7 +49,7 @@ def strange(rows: Sequence[Row]) -> list[Finding]:
     if typical < LEAST_FORCE or len(judged) < 6:
         return []
     return _scaled([row for row in judged if row.follow > GOOD]) + _elsewhere(
-        [row for row in judged if row.rms > 0.7 * typical]
+        [row for row in judged if row.rms > max(SIZABLE * typical, LEAST_FORCE)]
     )
 
 

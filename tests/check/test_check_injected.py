@@ -1,0 +1,216 @@
+"""Errors put into clean data, made here or shipped with the project, are named; the clean data are not accused."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.units import Bohr, GPa, Hartree, kcal, mol
+
+from physicsml_ase.check import Finding, Report, check
+
+DATA = Path(__file__).parents[2] / "examples" / "data"
+Frames = list[Atoms]
+
+
+@cache
+def shipped(name: str) -> tuple[Atoms, ...]:
+    """Every other frame of a shipped set: enough for all checks."""
+    return tuple(ase.io.read(DATA / name, ":")[::2])
+
+
+def alloy() -> Frames:
+    return list(shipped("alloy_train.xyz"))
+
+
+def molecules() -> Frames:
+    return [atoms for atoms in shipped("molecules.db") if len(atoms) > 1]
+
+
+def changed(atoms: Atoms, **results: object) -> Atoms:
+    """A copy with other labels."""
+    new = atoms.copy()
+    new.calc = SinglePointCalculator(new, **(atoms.calc.results | results))
+    return new
+
+
+def scaled(frames: Frames, **factors: float) -> Frames:
+    """Labels of all frames times factors."""
+    return [
+        changed(
+            a, **{k: np.multiply(a.calc.results[k], f) for k, f in factors.items() if k in a.calc.results}
+        )
+        for a in frames
+    ]
+
+
+def codes(report: Report) -> set[str]:
+    """What is said beyond notes."""
+    return {f.code for f in (*report.errors, *report.warnings)}
+
+
+def finding(report: Report, code: str) -> Finding:
+    return next(f for f in report.findings if f.code == code)
+
+
+@pytest.mark.parametrize("frames", [alloy, molecules, lambda: ase.io.read(DATA / "water_train.xyz", ":")])
+def test_clean_sets_are_not_accused(frames: Callable[[], Frames]) -> None:
+    assert codes(check(frames())) == set()
+
+
+@pytest.mark.parametrize(
+    ("factor", "words"),
+    [
+        ({"energy": 1 / Hartree}, "energies in Hartree"),
+        ({"energy": mol / kcal}, "energies in kcal/mol"),
+        ({"forces": Bohr}, "forces in eV/Bohr"),
+        ({"forces": Bohr / Hartree}, "forces in Hartree/Bohr"),
+        ({"forces": mol / kcal}, "forces in kcal/mol/Å"),
+        (
+            {"energy": 1 / Hartree, "forces": Bohr / Hartree},
+            "energies in Hartree with forces in Hartree/Bohr",
+        ),
+    ],
+)
+@pytest.mark.parametrize("frames", [alloy, molecules])
+def test_units_of_energies_and_forces(frames: Callable[[], Frames], factor: dict, words: str) -> None:
+    report = check(scaled(frames(), **factor))
+    assert words in finding(report, "energy-force-units").message
+
+
+@pytest.mark.parametrize("frames", [alloy, molecules])
+@pytest.mark.parametrize("label", ["energy", "forces"])
+def test_a_wrong_sign_is_certain(frames: Callable[[], Frames], label: str) -> None:
+    found = finding(check(scaled(frames(), **{label: -1.0})), "forces-sign")
+    assert found.grade == "error"
+    assert "wrong sign" in found.message
+    assert found.evidence["slope"] == pytest.approx(-1, rel=0.2)
+
+
+def test_energies_per_atom() -> None:
+    frames = [changed(a, energy=a.calc.results["energy"] / len(a)) for a in molecules()]
+    assert finding(check(frames), "energy-per-atom").grade == "error"
+
+
+@pytest.mark.parametrize(
+    ("factor", "code", "words"),
+    [
+        (-1.0, "stress-sign", "wrong sign"),
+        (1 / GPa, "stress-unit", "GPa"),
+        (-10 / GPa, "stress-unit", "kBar"),
+    ],
+)
+def test_sign_and_unit_of_stresses(factor: float, code: str, words: str) -> None:
+    report = check(scaled(alloy(), stress=factor))
+    assert codes(report) == {code}
+    assert words in finding(report, code).message
+
+
+def test_order_of_stress_components() -> None:
+    """Sheared crystals tell the places of the shears apart."""
+    rng = np.random.default_rng(0)
+    frames = []
+    for atoms in emt_crystals(16, rng, shear=0.03):
+        stress = atoms.calc.results["stress"]
+        frames.append(changed(atoms, stress=stress[[0, 1, 2, 5, 3, 4]]))
+    report = check(frames)
+    assert "xx yy zz xy yz xz" in finding(report, "stress-order").message
+    assert check(emt_crystals(16, np.random.default_rng(0), shear=0.03)).findings == ()
+
+
+def emt_crystals(count: int, rng: np.random.Generator, shear: float) -> Frames:
+    """Rattled and sheared copper."""
+    from ase.build import bulk
+    from ase.calculators.emt import EMT
+
+    frames = []
+    for _ in range(count):
+        atoms = bulk("Cu", cubic=True).repeat((2, 1, 1))
+        strain = rng.normal(0, shear, (3, 3))
+        atoms.set_cell(atoms.cell.array @ (np.eye(3) + (strain + strain.T) / 2), scale_atoms=True)
+        atoms.positions += rng.normal(0, 0.08, (len(atoms), 3))
+        atoms.calc = EMT()
+        results = {k: atoms.calc.get_property(k, atoms) for k in ("energy", "forces", "stress")}
+        frames.append(with_results(atoms, results))
+    return frames
+
+
+def with_results(atoms: Atoms, results: dict) -> Atoms:
+    new = atoms.copy()
+    new.calc = SinglePointCalculator(new, **results)
+    return new
+
+
+@pytest.mark.parametrize("frames", [alloy, molecules])
+def test_forces_of_other_atoms(frames: Callable[[], Frames]) -> None:
+    rng = np.random.default_rng(1)
+    report = check([changed(a, forces=rng.permutation(a.calc.results["forces"])) for a in frames()])
+    assert "forces-follow-nothing" in codes(report)
+
+
+@pytest.mark.parametrize("part", [0.01, 0.05, 0.5])
+@pytest.mark.parametrize(
+    ("label", "code"),
+    [("energy", "energy-outliers"), ("forces", "large-forces"), ("order", "forces-of-other-atoms")],
+)
+def test_outliers_are_named(part: float, label: str, code: str) -> None:
+    """Whether one frame in a hundred is wrong or half of them: those, and no others."""
+    rng = np.random.default_rng(2)
+    frames = [a for a in alloy() if np.std(a.calc.results["forces"]) > 0.15]
+    chosen = sorted(rng.choice(len(frames), max(1, round(part * len(frames))), replace=False).tolist())
+    for k in chosen:
+        forces = frames[k].calc.results["forces"].copy()
+        if label == "energy":
+            away = rng.uniform(3, 10) * rng.choice([-1, 1]) * len(frames[k])
+            frames[k] = changed(frames[k], energy=frames[k].calc.results["energy"] + away)
+        elif label == "forces":
+            forces[0] += [80.0, 0, 0]
+            frames[k] = changed(frames[k], forces=forces)
+        else:
+            frames[k] = changed(frames[k], forces=np.roll(forces, 3, axis=0))
+    named = {index for _, index in finding(check(frames), code).frames}
+    assert named <= set(chosen)
+    assert len(named) >= 0.9 * len(chosen)
+
+
+def test_half_of_the_energies_in_hartree() -> None:
+    """Which half is wrong is told by which of the two units is not eV."""
+    frames = molecules()
+    for k in range(0, len(frames), 2):
+        frames[k] = changed(frames[k], energy=frames[k].calc.results["energy"] / Hartree)
+    found = finding(check(frames), "energy-outliers")
+    assert "Hartree" in found.message
+    assert {index for _, index in found.frames} == set(range(0, len(frames), 2))
+
+
+def disguised(atoms: Atoms, rng: np.random.Generator) -> Atoms:
+    """The same structure turned, mirrored, moved, in another order and in another choice of the cell."""
+    order = rng.permutation(len(atoms))
+    turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    cell = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1]]) @ atoms.cell.array
+    new = Atoms(atoms.numbers[order], atoms.positions[order] @ turn, cell=cell @ turn, pbc=atoms.pbc)
+    return with_results(
+        new, {"energy": atoms.calc.results["energy"], "forces": atoms.calc.results["forces"][order] @ turn}
+    )
+
+
+@pytest.mark.parametrize("frames", [alloy, molecules])
+def test_leakage_and_repeats_in_disguise(frames: Callable[[], Frames]) -> None:
+    rng = np.random.default_rng(3)
+    data = frames()
+    train, test = data[:-20], data[-20:]
+    test[4], test[11] = disguised(train[2], rng), disguised(train[30], rng)
+    train.append(disguised(train[7], rng))
+    report = check(train, test=test)
+    assert set(finding(report, "leakage").frames) == {("test", 4), ("test", 11)}
+    assert finding(report, "duplicates").frames == (("train", len(train) - 1),)
+
+
+def test_a_copy_with_another_energy_is_named() -> None:
+    frames = alloy()
+    frames.append(changed(frames[3], energy=frames[3].calc.results["energy"] + 0.3 * len(frames[3])))
+    assert finding(check(frames), "disagreeing-duplicates").frames == (("train", len(frames) - 1),)
