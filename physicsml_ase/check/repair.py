@@ -30,11 +30,7 @@ CUTOFF = 3.0
 
 def repair(report: Report, source: Source, set_: str, keys: Mapping[str, str], path: str | Path) -> list[str]:
     """Write the frames of a set that can stay to `path`, as extxyz; returns what was done, one line each."""
-    path = Path(path)
-    if path.suffix not in (".xyz", ".extxyz"):
-        raise InputError(
-            f"{path}: repaired data are written as extxyz, so the name must end in .xyz or .extxyz"
-        )
+    path = written_to(path)
     dropped: dict[int, str] = {}
     disagree = {
         i for f in report.findings if f.code == "disagreeing-duplicates" for s, i in f.frames if s == set_
@@ -60,6 +56,15 @@ def repair(report: Report, source: Source, set_: str, keys: Mapping[str, str], p
         done.append(f"renamed labels in {in_number(renamed[0])}: {names}")
     done.append(f"wrote {in_number(len(source) - len(dropped))} to {path}; nothing else was changed")
     return done
+
+
+def written_to(path: str | Path) -> Path:
+    """The path, if repaired data can go there."""
+    if Path(path).suffix not in (".xyz", ".extxyz"):
+        raise InputError(
+            f"{path}: repaired data are written as extxyz, so the name must end in .xyz or .extxyz"
+        )
+    return Path(path)
 
 
 def _kept(

@@ -40,9 +40,11 @@ def check(
     """
     keys = as_keys(label_key or [])
 
-    from physicsml_ase.check import check_sources, repair
+    from physicsml_ase.check import check_sources, repair, written_to
     from physicsml_ase.data.sources import open_source
 
+    if fix is not None:
+        written_to(fix)  # a wrong name is told before the wait
     given = {"train": data, "validation": validation, "test": test}
     sources = {set_: open_source(one_or_many(files)) for set_, files in given.items() if files}
     report = check_sources(sources, cutoff=cutoff, label_keys=keys)
