@@ -107,7 +107,7 @@ def rows(
 ) -> Iterable[dict[str, object]]:
     """The original's row and ours."""
     modules = [(PEERS[given.architecture], f"{given.architecture}_steps"), ("ours", "ours_steps")]
-    atoms = 15 if system == "acac15" else int(system.removeprefix("si"))
+    atoms = 15 if system == "acac15" else int(system.removeprefix("si").removeprefix("c"))
     if task == "train" and atoms > given.train_up_to:
         return
     workers = []

@@ -62,12 +62,14 @@ def main() -> None:
 
 
 def system(name: str, acac: Path | None) -> Atoms:
-    """`acac15`, or `siN`: a cubic piece of rattled diamond of N atoms."""
+    """`acac15`, or `siN` or `cN`: a cubic piece of rattled silicon or diamond of N atoms."""
     if name == "acac15":
         frame = read(acac, "0")
         return Atoms(frame.numbers, frame.positions)
-    repeats = round((int(re.fullmatch(r"si(\d+)", name)[1]) / 8) ** (1 / 3))
-    atoms = bulk("Si", "diamond", a=5.431, cubic=True) * (repeats, repeats, repeats)
+    symbol, number = re.fullmatch(r"(si|c)(\d+)", name).groups()
+    repeats = round((int(number) / 8) ** (1 / 3))
+    length = {"si": 5.431, "c": 3.567}[symbol]
+    atoms = bulk(symbol.capitalize(), "diamond", a=length, cubic=True) * (repeats, repeats, repeats)
     atoms.rattle(0.05, seed=1)
     return atoms
 
