@@ -48,7 +48,7 @@ def main() -> None:
         step = moving(atoms, module.calculator(given.path))
     else:
         step = module.trainer(given.path, labelled(atoms, COPIES.get(given.system, 1)))
-    for _ in range(WARM):
+    for _ in range(WARM if len(atoms) <= 1000 else 1):
         step()
     say(answers, {"atoms": len(atoms), "first_s": time.perf_counter() - began, **memory()})
     for line in sys.stdin:

@@ -3,119 +3,229 @@
     B_m = sum_nu sum_k... T^nu_m,k...(z, c) A_k A_... = sum_k A_k V_mk,   V = sum_nu V^nu,
 
 with weights for each element z and channel c. V^nu are matrix products of the monomials of order nu - 1 and T, which
-is symmetric, so that dB_m/dA_k = sum_nu nu V^nu_mk comes with them. Shapes: Z elements of n atoms each (padded), C
-channels, M = (lmax + 1)^2 features, m all components of the outputs, Q monomials.
+is symmetric, so that dB_m/dA_k = sum_nu nu V^nu_mk comes with them. A harmonic is even or odd under each of the three
+reflections x -> -x, y -> -y, z -> -z, and so are products: of the eight classes that makes, a monomial's must be that
+of A_k times that of B_m. V is made of eight small blocks; seven eighths of T are zero and never there.
+
+Shapes: Z elements of n atoms each (padded), C channels, M = (lmax + 1)^2 features, m all components of the outputs,
+R = m M rows (m, k) by class, Q monomials.
 """
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import xor
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from physicsml_ase.nn.constants import Constants
+from physicsml_ase.nn.harmonics import harmonic
 from physicsml_ase.nn.polynomials import Floats, monomials, symmetric_basis
+
+CLASSES = 8
+
+
+def reflections(lmax: int) -> list[int]:
+    """Class of each harmonic: a bit for each axis whose reflection changes its sign."""
+    exponents = [next(iter(harmonic(l, m))) for l in range(lmax + 1) for m in range(-l, l + 1)]
+    return [sum((power % 2) << axis for axis, power in enumerate(term)) for term in exponents]
 
 
 class SymmetricContraction(Constants):
     """Features up to degree lmax to features up to degree L, of the same channels."""
 
+    rows_k: Tensor
+    rows_m: Tensor
+    of_m: Tensor
+    of_k: Tensor
+
     def __init__(self, lmax: int, L: int, order: int, channels: int, num_elements: int) -> None:
         super().__init__()
-        self.order, self.L, self.size = order, L, (lmax + 1) ** 2
+        self.order, self.size, num_out = order, (lmax + 1) ** 2, (L + 1) ** 2
+        classes = reflections(max(lmax, L))
+        # rows and monomials of one class follow each other
+        rows = [(m, k) for m in range(num_out) for k in range(self.size)]
+        rows.sort(key=lambda row: classes[row[0]] ^ classes[row[1]])
+        self.num_rows = _counts([classes[m] ^ classes[k] for m, k in rows])
+        self.constant("rows_k", np.array([k for _, k in rows]))
+        self.constant("rows_m", np.array([m for m, _ in rows]))
+        self.constant("of_m", np.equal.outer(range(num_out), [m for m, _ in rows]).astype(float))
+        self.constant("of_k", np.equal.outer(range(self.size), [k for _, k in rows]).astype(float))
+        self.num_terms = [[1] + (CLASSES - 1) * [0]]
+        by_order: list[dict[tuple[int, ...], int]] = [{(): 0}]
+        self.picks, self.lasts = nn.ModuleList(), nn.ModuleList()
+        for nu in range(1, order):
+            terms = sorted(monomials(self.size, nu), key=lambda term: reduce(xor, (classes[k] for k in term)))
+            self.num_terms.append(_counts([reduce(xor, (classes[k] for k in term)) for term in terms]))
+            before = by_order[-1]
+            self.picks.append(Pick(np.array([before[term[:-1]] for term in terms]), len(before)))
+            self.lasts.append(Pick(np.array([term[-1] for term in terms]), self.size))
+            by_order.append({term: place for place, term in enumerate(terms)})
         self.weights = nn.ParameterDict()
+        self.parts: list[dict[str, list[int]]] = []
         for nu in range(1, order + 1):
+            self.parts.append({})
             for degree in range(L + 1):
                 basis = symmetric_basis(lmax, nu, degree)
-                if len(basis):
-                    self.constant(f"table_{nu}_{degree}", _tables(basis, self.size, nu))
-                    weight = torch.randn(num_elements, channels, len(basis)) / len(basis)
-                    self.weights[f"{nu}_{degree}"] = nn.Parameter(weight)
-        for nu in range(2, order):
-            shorter = {term: k for k, term in enumerate(monomials(self.size, nu - 1))}
-            terms = monomials(self.size, nu)
-            self.constant(f"shorter_{nu}", np.array([shorter[term[:-1]] for term in terms]))
-            self.constant(f"last_{nu}", np.array([term[-1] for term in terms]))
+                if not len(basis):
+                    continue
+                full = _tables(basis, self.size, nu, by_order[nu - 1])  # (K, 2l + 1, M, Q)
+                own = [(m - degree**2, k) for m, k in rows if degree**2 <= m < (degree + 1) ** 2]
+                counts = _counts(
+                    [classes[m] ^ classes[k] for m, k in rows if degree**2 <= m < (degree + 1) ** 2]
+                )
+                blocks, row, term = [], 0, 0
+                for num_rows, num_terms in zip(counts, self.num_terms[nu - 1]):
+                    ms, ks = np.array(own[row : row + num_rows], int).reshape(-1, 2).T
+                    blocks.append(full[:, ms, ks, term : term + num_terms].reshape(len(basis), -1))
+                    row, term = row + num_rows, term + num_terms
+                self.constant(f"table_{nu}_{degree}", np.concatenate(blocks, axis=1))
+                self.parts[-1][f"{nu}_{degree}"] = counts
+                weight = torch.randn(num_elements, channels, len(basis)) / len(basis)
+                self.weights[f"{nu}_{degree}"] = nn.Parameter(weight)
 
-    def tensors(self, elements: Tensor | None = None) -> list[Tensor]:
-        """T of each order for the elements (all of them where None), (Z C, m M, Q)."""
-        out = []
-        for nu in range(1, self.order + 1):
-            parts = []
-            for degree in range(self.L + 1):
-                rows = (2 * degree + 1) * self.size
-                if f"{nu}_{degree}" in self.weights:
-                    w = self.weights[f"{nu}_{degree}"]
-                    w = (w if elements is None else w.index_select(0, elements)).flatten(0, 1)  # (Z C, K)
-                    parts.append((w @ getattr(self, f"table_{nu}_{degree}")).unflatten(1, (rows, -1)))
-                else:
-                    w = next(iter(self.weights.values()))
-                    num = (w.shape[0] if elements is None else elements.shape[0]) * w.shape[1]
-                    parts.append(w.new_zeros(num, rows, len(monomials(self.size, nu - 1))))
-            out.append(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
+    def tensors(self, elements: Tensor | None = None) -> list[Tensor | None]:
+        """T of each order and class for the elements (all of them where None), (Z C, rows, terms)."""
+        out: list[Tensor | None] = []
+        for nu, parts in enumerate(self.parts, 1):
+            blocks: list[list[Tensor]] = [[] for _ in range(CLASSES)]
+            for name, counts in parts.items():
+                w = self.weights[name]
+                w = (w if elements is None else w.index_select(0, elements)).flatten(0, 1)  # (Z C, K)
+                sizes = [rows * terms for rows, terms in zip(counts, self.num_terms[nu - 1])]
+                for c, block in enumerate((w @ getattr(self, f"table_{name}")).split(sizes, dim=1)):
+                    if sizes[c]:
+                        blocks[c].append(block.unflatten(1, (counts[c], -1)))
+            for c, found in enumerate(blocks):
+                missing = self.num_rows[c] - sum(block.shape[1] for block in found)
+                if found and missing:  # degrees above lmax, which the first order can not make
+                    found.append(found[0].new_zeros(found[0].shape[0], missing, found[0].shape[2]))
+                out.append(None if not found else torch.cat(found, dim=1) if len(found) > 1 else found[0])
         return out
 
-    def forward(self, a: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    def forward(self, a: Tensor, tensors: Sequence[Tensor | None]) -> Tensor:
         """(M, Z C, n) -> (m, Z C, n)."""
         return Contract.apply(a, self, *tensors)
 
-    def powers(self, a: Tensor) -> list[Tensor]:
-        """Monomials of order 1 .. nu - 1, (Q, Z C, n) each."""
-        out = [a]
-        for nu in range(2, self.order):
-            shorter, last = getattr(self, f"shorter_{nu}"), getattr(self, f"last_{nu}")
-            out.append(out[-1].index_select(0, shorter) * a.index_select(0, last))
-        return out[: self.order - 1]
+    def powers(self, a: Tensor) -> list[tuple[Tensor, ...]]:
+        """Monomials of order 1 .. nu - 1 by class, (Q, Z C, n)."""
+        out: list[Tensor] = []
+        for shorter, last in zip(self.picks, self.lasts):
+            out.append(shorter(out[-1]) * last(a) if out else last(a))
+        return [power.split(counts) for power, counts in zip(out, self.num_terms[1:])]
 
-    def values(self, a: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """V of each order, (Z C, m, M, n); of the first order n = 1."""
-        out = [tensors[0].unflatten(1, (-1, self.size))]
-        for power, tensor in zip(self.powers(a), tensors[1:]):
-            out.append(torch.bmm(tensor, power.transpose(0, 1)).unflatten(1, (-1, self.size)))
-        return out
+    def values(
+        self, powers: Sequence[Sequence[Tensor]], a: Tensor, tensors: Sequence[Tensor | None]
+    ) -> tuple[Tensor, Tensor]:
+        """sum V^nu and sum nu V^nu, (Z C, R, n)."""
+        totals, slopes = [], []
+        for c, rows in enumerate(self.num_rows):
+            total: Tensor | None = None
+            slope: Tensor | None = None
+            for nu in range(self.order, 0, -1):
+                tensor = tensors[(nu - 1) * CLASSES + c]
+                if tensor is None:
+                    continue
+                v = tensor if nu == 1 else torch.bmm(tensor, powers[nu - 2][c].transpose(0, 1))
+                total = v if total is None else total + v
+                slope = nu * v if slope is None else torch.add(slope, v, alpha=nu)
+            if total is None or slope is None:
+                total = slope = a.new_zeros(a.shape[1], rows, 1)
+            totals.append(total.expand(-1, -1, a.shape[2]))
+            slopes.append(slope.expand(-1, -1, a.shape[2]))
+        return torch.cat(totals, dim=1), torch.cat(slopes, dim=1)
 
 
 class Contract(torch.autograd.Function):
     """The contraction, whose derivative to the features needs nothing but what it computed."""
 
     @staticmethod
-    def forward(ctx, a: Tensor, of: SymmetricContraction, *tensors: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
-        total, slope = _total_and_slope(of.values(a, tensors))
-        ctx.of = of
-        ctx.save_for_backward(a, slope, *tensors)
-        return (total * a.transpose(0, 1)[:, None]).sum(2).transpose(0, 1)  # (m, Z C, n)
+    def forward(ctx, a: Tensor, of: SymmetricContraction, *tensors: Tensor | None) -> Tensor:  # type: ignore[no-untyped-def, override]
+        powers = of.powers(a)
+        total, slope = of.values(powers, a, tensors)
+        learns = any(ctx.needs_input_grad[2:])
+        ctx.of, ctx.num = of, len(tensors)
+        ctx.save_for_backward(a, slope, *tensors, *(x for power in powers for x in power if learns))
+        rows = a.index_select(0, of.rows_k).transpose(0, 1)  # (Z C, R, n)
+        return (of.of_m @ (total * rows)).transpose(0, 1)
 
     @staticmethod
     def backward(ctx, g: Tensor):  # type: ignore[no-untyped-def, override]
-        a, slope, *tensors = ctx.saved_tensors
-        g = g.transpose(0, 1)  # (Z C, m, n)
+        a, slope, *saved = ctx.saved_tensors
+        of, tensors, flat = ctx.of, saved[: ctx.num], saved[ctx.num :]
+        powers = [flat[k : k + CLASSES] for k in range(0, len(flat), CLASSES)]
+        g_rows = g.index_select(0, of.rows_m).transpose(0, 1)  # (Z C, R, n)
         if torch.is_grad_enabled():  # it will be differentiated again
-            _, slope = _total_and_slope(ctx.of.values(a, tensors))
-        g_a = (slope * g[:, :, None]).sum(1).transpose(0, 1)
+            powers = of.powers(a)
+            _, slope = of.values(powers, a, tensors)
+        g_a = (of.of_k @ (slope * g_rows)).transpose(0, 1)
         g_tensors: list[Tensor | None] = [None] * len(tensors)
         if any(ctx.needs_input_grad[2:]):
-            outer = (g[:, :, None] * a.transpose(0, 1)[:, None]).flatten(1, 2)  # (Z C, m M, n)
-            g_tensors[0] = outer.sum(2, keepdim=True)
-            for k, power in enumerate(ctx.of.powers(a)):
-                g_tensors[k + 1] = torch.bmm(outer, power.permute(1, 2, 0))
+            outer = (g_rows * a.index_select(0, of.rows_k).transpose(0, 1)).split(of.num_rows, dim=1)
+            for k, tensor in enumerate(tensors):
+                nu, c = k // CLASSES + 1, k % CLASSES
+                if tensor is not None and nu == 1:
+                    g_tensors[k] = outer[c].sum(2, keepdim=True)
+                elif tensor is not None:
+                    g_tensors[k] = torch.bmm(outer[c], powers[nu - 2][c].permute(1, 2, 0))
         return g_a, None, *g_tensors
 
 
-def _total_and_slope(values: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """sum V^nu and sum nu V^nu."""
-    total = slope = values[0]
-    for nu, value in enumerate(values[1:], 2):
-        total, slope = value + total, torch.add(slope, value, alpha=nu)
-    return total, slope
+class Pick(Constants):
+    """Rows of a tensor by a fixed index; backwards a product with ones and zeros, quicker than to scatter."""
+
+    index: Tensor
+    chosen: Tensor
+
+    def __init__(self, index: NDArray[np.int64], size: int) -> None:
+        super().__init__()
+        self.constant("index", index)
+        self.constant("chosen", np.equal.outer(range(size), index).astype(float))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Picked.apply(x, self.index, self.chosen)
 
 
-def _tables(basis: Floats, size: int, order: int) -> Floats:
-    """T as V needs it, (K, m M Q): each monomial is shared by the variables in it, one of which is A_k."""
-    places = {term: k for k, term in enumerate(monomials(size, order - 1))}
+class Picked(torch.autograd.Function):
+    """(S, ...) -> (Q, ...)."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, index: Tensor, chosen: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
+        ctx.save_for_backward(index, chosen)
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx, g: Tensor):  # type: ignore[no-untyped-def, override]
+        index, chosen = ctx.saved_tensors
+        return Summed.apply(g, index, chosen), None, None
+
+
+class Summed(torch.autograd.Function):
+    """The transpose of `Picked`."""
+
+    @staticmethod
+    def forward(ctx, g: Tensor, index: Tensor, chosen: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
+        ctx.save_for_backward(index, chosen)
+        return (chosen @ g.flatten(1)).unflatten(1, g.shape[1:])
+
+    @staticmethod
+    def backward(ctx, x: Tensor):  # type: ignore[no-untyped-def, override]
+        index, chosen = ctx.saved_tensors
+        return Picked.apply(x, index, chosen), None, None
+
+
+def _counts(classes: Sequence[int]) -> list[int]:
+    return np.bincount(np.array(classes, int), minlength=CLASSES).tolist()
+
+
+def _tables(basis: Floats, size: int, order: int, places: dict[tuple[int, ...], int]) -> Floats:
+    """T as V needs it, (K, m, M, Q): each monomial is shared by the variables in it, one of which is A_k."""
     out = np.zeros((*basis.shape[:2], size, len(places)))
     for p, term in enumerate(monomials(size, order)):
         for k in set(term):
             rest = list(term)
             rest.remove(k)
             out[:, :, k, places[tuple(rest)]] += basis[:, :, p] * term.count(k) / order
-    return out.reshape(len(basis), -1)
+    return out

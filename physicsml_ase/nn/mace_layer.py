@@ -153,7 +153,7 @@ class OfElements(NamedTuple):
 
     linear: list[Tensor]  # by degree, (Z, paths C, C); where it is not residual, with the skip's product
     skip: tuple[Tensor, ...]  # by degree, (Z, C, C)
-    tensors: list[Tensor]  # of the contraction
+    tensors: list[Tensor | None]  # of the contraction
 
 
 def by_degree(x: Tensor, weight: Tensor, degree: int) -> Tensor:

@@ -79,7 +79,7 @@ def test_what_can_not_be_imported(change: dict[str, object], message: str) -> No
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_contraction_is_what_its_tensors_say(order: int) -> None:
-    lmax, L, c = 1, 1, 2
+    lmax, L, c = 1, 2, 2
     contraction = SymmetricContraction(lmax, L, order, c, num_elements=3).double()
     a = torch.randn(4, 2 * c, 5, dtype=torch.float64)  # of elements 2 and 0
     out = contraction(a, contraction.tensors(torch.tensor([2, 0])))
@@ -99,9 +99,15 @@ def test_contraction_is_what_its_tensors_say(order: int) -> None:
 def test_contraction_is_differentiable_twice() -> None:
     contraction = SymmetricContraction(1, 1, 3, 1, num_elements=1).double()
     a = torch.randn(4, 1, 2, dtype=torch.float64, requires_grad=True)
-    tensors = tuple(t.detach().requires_grad_() for t in contraction.tensors())
-    assert torch.autograd.gradcheck(lambda a, *t: contraction(a, t), (a, *tensors))
-    assert torch.autograd.gradgradcheck(lambda a, *t: contraction(a, t), (a, *tensors))
+    made = contraction.tensors()
+    tensors = [t.detach().requires_grad_() for t in made if t is not None]
+
+    def function(a: torch.Tensor, *given: torch.Tensor) -> torch.Tensor:
+        rest = iter(given)
+        return contraction(a, [None if t is None else next(rest) for t in made])
+
+    assert torch.autograd.gradcheck(function, (a, *tensors))
+    assert torch.autograd.gradgradcheck(function, (a, *tensors))
 
 
 def test_basis_is_orthonormal_and_symmetric_functions_only() -> None:
