@@ -17,9 +17,9 @@ ENOUGH = 2000
 """Frames in the fit."""
 COVERED, AT_MOST = 0.35, 0.5
 """Part of the frames whose residuals decide, beyond those that any fit goes through."""
-DEVIATIONS, LEAST = 4.0, 1.0
+DEVIATIONS, LEAST = 4.0, 2.0
 """An energy is far from the others by so many of the percentile above, at least by this [eV/atom], ..."""
-SPREAD = 0.08
+SPREAD = 0.12
 """Part by which the ratio of two groups of energies may differ from that of their units."""
 HALF = 0.3
 """Part of the frames from which on it is open which of two groups is the wrong one."""
@@ -168,10 +168,10 @@ def outlying(table: Table) -> list[Finding]:
 
 def _unit_of(ratios: Floats) -> str | None:
     """The unit that explains nearly all of these ratios of energies to those expected."""
-    for name, r in UNITS.items():
-        if np.mean(np.abs(ratios / r - 1) < 2 * SPREAD) > 0.9 and abs(np.median(ratios) / r - 1) < SPREAD:
-            return name
-    return None
+    middle = float(np.median(ratios))
+    name = min(UNITS, key=lambda name: abs(np.log(abs(middle) / UNITS[name])))
+    fits = np.abs(ratios / UNITS[name] - 1)
+    return name if np.median(fits) < SPREAD and np.mean(fits < 2 * SPREAD) > 0.9 else None
 
 
 def _limit(away: Floats, least: float) -> float:

@@ -44,7 +44,7 @@ def slope(x: Floats, y: Floats, through_zero: bool = False) -> Slope:
     x, y = x / scales[0], y / scales[1]
     if not through_zero:
         x, y = x - np.median(x), y - np.median(y)
-    keep = np.hypot(x, y) <= np.quantile(np.hypot(x, y), max(KEPT, 1 - 3 / len(x)))
+    keep = np.hypot(x, y) <= np.quantile(np.hypot(x, y), KEPT)  # the farthest may be the wrong ones
     found = NOTHING
     for _ in range(ROUNDS):
         found = _line(x[keep], y[keep], through_zero)

@@ -12,7 +12,7 @@ from physicsml_ase.check.work import SAME_CELL, Guess, works
 
 ORDINARY = 1.55
 """Slopes up to this factor from one are the fit's own error..."""
-ORDINARY_BY_FIT = 1.62
+ORDINARY_BY_FIT = 1.75
 """The same where the fit is all there is, ..."""
 FITTED = 0.6
 """... which must correlate with the forces by this."""
