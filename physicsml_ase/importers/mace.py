@@ -101,7 +101,7 @@ def _refuse_unknown(config: Mapping[str, Any]) -> None:
     wanted = {
         "class": ("ScaleShiftMACE", "MACE"),
         "radial_type": ("BesselBasis",),
-        "distance_transform": (None,),
+        "distance_transform": (None, "AgnesiTransform"),
         "apply_cutoff": (True,),
         "agnostic_product": (False,),
         "joint_embedding": (False,),
@@ -146,6 +146,7 @@ def _config(config: Mapping[str, Any]) -> MACEConfig:
         interaction_cls_first=kinds[0],
         interaction_cls=kinds[-1] if len(kinds) > 1 else "RealAgnosticResidualInteractionBlock",
         pair_repulsion=config["pair_repulsion"],
+        distance_transform="Agnesi" if config["distance_transform"] else "none",
     )
 
 

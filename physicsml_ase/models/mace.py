@@ -17,6 +17,7 @@ from physicsml_ase.config import config, register_model
 from physicsml_ase.conventions import InputError
 from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph
+from physicsml_ase.nn.agnesi import AgnesiTransform
 from physicsml_ase.nn.blocks import make_pieces
 from physicsml_ase.nn.constants import Constants
 from physicsml_ase.nn.couplings import parse_irreps
@@ -61,6 +62,8 @@ class MACEConfig:
     ones divide sums over neighbours by a learned density."""
     interaction_cls_first: Kind = "RealAgnosticInteractionBlock"
     """First layer."""
+    distance_transform: Literal["none", "Agnesi"] = "none"
+    """What the Bessel functions are of: the distance, or its Agnesi transform by the elements' covalent radii."""
     pair_repulsion: bool = False
     """Add the repulsion of Ziegler, Biersack & Littmark below the sum of covalent radii."""
 
@@ -100,6 +103,7 @@ class MACE(Constants):
         self.harmonics = EdgeHarmonics(config.max_ell)
         self.bessel = BesselBasis(config.num_bessel, domain.cutoff, config.num_polynomial_cutoff)
         self.bessel_scale = math.pi * domain.cutoff**-1.5  # as mace-torch normalises them
+        self.transform = AgnesiTransform() if config.distance_transform == "Agnesi" else None
         self.repulsion = PairRepulsion(config.num_polynomial_cutoff) if config.pair_repulsion else None
         self.interactions = nn.ModuleList(
             Interaction(
@@ -131,8 +135,13 @@ class MACE(Constants):
         d, u = lengths_and_directions(r)
         # mace-torch's edges point from the neighbour to the centre
         y = self.harmonics(-u).view(-1, slots.width, (self.harmonics.lmax + 1) ** 2)
-        radial = (self.bessel(d) * self.bessel_scale).view(*y.shape[:2], -1)  # (R, J, K)
         j = slots.slot.new_zeros(slots.reverse.shape[0]).index_copy(0, slots.slot, graph.edge_index[1])
+        t = None
+        if self.transform is not None:
+            z = graph.atomic_numbers
+            z_i = slots.per_row(z).repeat_interleave(slots.width)
+            t = self.transform(d, z_i, z.index_select(0, j))
+        radial = (self.bessel(d, t) * self.bessel_scale).view(*y.shape[:2], -1)  # (R, J, K)
         x = elements.pick(self.embedding) * self.embedding.shape[0] ** -0.5
         attrs = self.attrs(graph)
         if attrs is not None and self.attrs_embedding is not None:

@@ -25,10 +25,11 @@ class BesselBasis(nn.Module):
         self.cutoff, self.p = cutoff, p
         self.register_buffer("orders", torch.arange(1.0, num_radial + 1), persistent=False)
 
-    def forward(self, d_ij: Tensor) -> Tensor:  # (E, 1) -> (E, K)
-        x = d_ij / self.cutoff
+    def forward(self, d_ij: Tensor, t_ij: Tensor | None = None) -> Tensor:  # (E, 1) -> (E, K)
+        """Functions of the distance or, where it is given, of what it was transformed to, in the same unit."""
+        x = (d_ij if t_ij is None else t_ij) / self.cutoff
         # at x = 0, an atom's edge to itself, sin(k pi x) / (pi x) is k; torch.sinc has no second derivative there
         itself = x == 0
         apart = torch.where(itself, 1.0, x)
         waves = torch.where(itself, self.orders, torch.sin(math.pi * self.orders * apart) / (math.pi * apart))
-        return envelope(x, self.p) * (math.sqrt(2) * waves)
+        return envelope(d_ij / self.cutoff if t_ij is not None else x, self.p) * (math.sqrt(2) * waves)

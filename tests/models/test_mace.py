@@ -40,6 +40,7 @@ def test_equals_mace_torch() -> None:
             "first=RealAgnosticDensityInteractionBlock",
             "other=RealAgnosticDensityResidualInteractionBlock",
             "heads=a,b",
+            "transform=Agnesi",
         ),
         ("other=RealAgnosticInteractionBlock", "ell=1"),
         ("correlation=4", "ell=1"),
@@ -65,7 +66,7 @@ def test_a_head_must_be_chosen() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"distance_transform": "AgnesiTransform"}, "distance_transform AgnesiTransform"),
+        ({"distance_transform": "SoftTransform"}, "distance_transform SoftTransform"),
         ({"radial_type": "GaussianBasis"}, "radial_type GaussianBasis"),
         ({"correlation": [None, None]}, "mace_cueq_to_e3nn"),
         ({"hidden_irreps": ["4x0e+4x1e", "4x0e"]}, "natural parity"),

@@ -31,6 +31,7 @@ SETTINGS = {
     "other": "RealAgnosticResidualInteractionBlock",
     "heads": "Default",
     "zbl": 0,
+    "transform": "None",
     "save": 0,
 }
 NUMBERS = [1, 8, 6, 7]  # not in order: columns of weights follow this list
@@ -64,6 +65,7 @@ def build(settings: dict) -> torch.nn.Module:
         radial_MLP=[int(width) for width in settings["radial"].split(",")],
         heads=heads,
         pair_repulsion=bool(settings["zbl"]),
+        distance_transform=settings["transform"],
         atomic_inter_scale=scales[0] if one else scales,
         atomic_inter_shift=shifts[0] if one else shifts,
     )
