@@ -68,11 +68,10 @@ def draw_by_size(axes: Axes, size: Array, error: Array, what: str, unit: str, er
     axes.plot(
         size, error, "o", color=COLOURS[0], markersize=2.5, alpha=0.35, markeredgewidth=0, rasterized=True
     )
-    edges = np.unique(np.quantile(size, np.linspace(0, 1, 9)))
-    if len(edges) > 2:
-        place = np.clip(np.digitize(size, edges) - 1, 0, len(edges) - 2)
-        means = [float(error[place == k].mean()) for k in range(len(edges) - 1)]
-        axes.plot((edges[1:] + edges[:-1]) / 2, means, "o-", color=COLOURS[1], linewidth=1.4, markersize=4)
+    parts = [part for part in np.array_split(np.argsort(size), 8) if len(part)]
+    middle, means = ([float(of[part].mean()) for part in parts] for of in (size, error))
+    axes.plot(middle, means, "o-", color=COLOURS[1], linewidth=1.4, markersize=4, label="mean of an eighth")
+    axes.legend(fontsize=7.5, frameon=False, loc="lower right")
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(_Plain())
     axes.set_title(f"errors by the size of the {what}")

@@ -6,10 +6,12 @@ from ase.data import covalent_radii
 from ase.data.colors import jmol_colors
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection, LineCollection
+from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from physicsml_ase.plots.style import COLOURS, FAINT, INK, Array
 
+Ints = NDArray[np.int64]
 MOST = 400
 """Atoms that are drawn, the ones nearest to the marked atom."""
 BALL = 0.62  # of the covalent radius
@@ -27,9 +29,9 @@ def draw_structure(axes: Axes, atoms: Atoms, marked: int | None = None) -> None:
     order = chosen[np.argsort(x[chosen, 2])]  # the nearest last
     radii = covalent_radii[atoms.numbers] * BALL
     if len(corners):
-        axes.add_collection(LineCollection(corners[:, :, :2], colors=FAINT, linewidths=0.8, zorder=0))
+        axes.add_collection(LineCollection(list(corners[:, :, :2]), colors=FAINT, linewidths=0.8, zorder=0))
     bonds = _bonds(x, atoms.numbers, chosen)
-    axes.add_collection(LineCollection(x[bonds][:, :, :2], colors=FAINT, linewidths=2.2, zorder=1))
+    axes.add_collection(LineCollection(list(x[bonds][:, :, :2]), colors=FAINT, linewidths=2.2, zorder=1))
     size = 2 * radii[order]
     axes.add_collection(
         EllipseCollection(
@@ -91,7 +93,7 @@ def _rotation(angle: float, axis: int) -> Array:
     return matrix
 
 
-def _bonds(x: Array, numbers: Array, chosen: Array) -> Array:
+def _bonds(x: Array, numbers: Ints, chosen: Ints) -> Ints:
     """Pairs of atoms that are as near as bonded ones, (B, 2)."""
     radii = covalent_radii[numbers]
     pairs = cKDTree(x[chosen]).query_pairs(2 * BOND * float(radii.max()), output_type="ndarray")

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from physicsml_ase.evaluate import Evaluation
 from physicsml_ase.plots.dimers import draw_dimer
@@ -28,9 +27,7 @@ def learning(metrics: Path) -> list[Picture]:
     """Losses and validation errors over the epochs."""
     curves = read_curves(metrics)
     return [
-        _panel(
-            f"learning-{k}", f"learning curve: {panel}", lambda axes, p=panel: draw_learning(axes, p, curves)
-        )
+        _panel(f"learning-{k}", f"learning curve: {panel}", draw_learning, panel, curves)
         for k, panel in enumerate(panels_of(curves))
     ]
 
@@ -57,22 +54,14 @@ def distributions(errors: Errors) -> list[Picture]:
     for name, values in errors.by_quantity.items():
         factor, unit = THOUSANDTHS.get(name, (1.0, UNITS.get(name, "")))
         title = "energy per atom" if name == "energy" else name
-        found.append(
-            _panel(
-                f"errors-{name}",
-                f"distribution of the errors of {title}",
-                lambda axes, v=values * factor, t=title, u=unit: draw_distribution(axes, v, t, u),
-            )
-        )
+        alt = f"distribution of the errors of {title}"
+        found.append(_panel(f"errors-{name}", alt, draw_distribution, values * factor, title, unit))
     if len(errors.force_error):
         some = slice(None, None, -(-len(errors.force_error) // MOST_POINTS))
         size, error = errors.force_size[some], np.maximum(errors.force_error[some] * 1e3, 1e-3)
+        alt = "errors of forces against the size of the force"
         found.append(
-            _panel(
-                "errors-by-force",
-                "errors of forces against the size of the force",
-                lambda axes: draw_by_size(axes, size, error, "force", "eV/Å", MILLI["forces"]),
-            )
+            _panel("errors-by-force", alt, draw_by_size, size, error, "force", "eV/Å", MILLI["forces"])
         )
     return found
 
@@ -82,46 +71,36 @@ def groups(errors: Errors) -> list[Picture]:
     found = []
     for name, values, title, unit in (
         ("forces-by-element", errors.force_by_element, "forces, by element", MILLI["forces"]),
-        ("energy-by-group", errors.energy_by_group, "energy per atom, by config_type", "meV/atom"),
+        (
+            "energy-by-group",
+            errors.energy_by_group,
+            "energy per atom, by config_type",
+            MILLI["energy_per_atom"],
+        ),
         ("forces-by-group", errors.force_by_group, "forces, by config_type", MILLI["forces"]),
     ):
         if len(values) > (0 if "element" in name else 1):
-            in_thousandths = {group: 1e3 * of for group, of in values.items()}
-            rows = min(len(values), 14)
-            found.append(
-                _panel(
-                    name,
-                    f"errors: {title}",
-                    lambda axes, v=in_thousandths, t=title, u=unit: draw_groups(axes, v, t, u),
-                    height=max(1.6, 1.2 + 0.22 * rows),
-                )
-            )
+            milli = {group: 1e3 * of for group, of in values.items()}
+            high = max(1.6, 1.2 + 0.22 * min(len(values), 14))
+            found.append(_panel(name, f"errors: {title}", draw_groups, milli, title, unit, height=high))
     return found
 
 
 def worst(errors: Errors) -> list[Picture]:
     """The structures with the largest errors."""
-    return [
-        _panel(
-            f"worst-{k + 1}",
-            f"structure with large errors: {frame.where}",
-            lambda axes, f=frame: draw_structure(axes, f.atoms, f.atom),
-            caption=_in_words(frame),
-            height=2.7,
-        )
-        for k, frame in enumerate(errors.worst)
-    ]
+    found = []
+    for k, frame in enumerate(errors.worst):
+        alt = f"structure with large errors: {frame.where}"
+        picture = _panel(f"worst-{k + 1}", alt, draw_structure, frame.atoms, frame.atom, height=2.7)
+        found.append(picture._replace(caption=_in_words(frame)))
+    return found
 
 
 def dimers(checks: Verification) -> list[Picture]:
     """Energies of pairs of atoms."""
     return [
-        _panel(
-            f"dimer-{curve.name}",
-            f"energy of the pair {curve.name} against its distance",
-            lambda axes, c=curve: draw_dimer(axes, c),
-        )
-        for curve in checks.curves[:MOST_DIMERS]
+        _panel(f"dimer-{c.name}", f"energy of the pair {c.name} against its distance", draw_dimer, c)
+        for c in checks.curves[:MOST_DIMERS]
     ]
 
 
@@ -130,13 +109,8 @@ def conservation(checks: Verification) -> list[Picture]:
     trace = checks.trace
     if trace is None:
         return []
-    return [
-        _panel(
-            "nve",
-            "total energy in a short run at constant energy",
-            lambda axes: draw_conservation(axes, trace.time, trace.total, trace.num_atoms),
-        )
-    ]
+    alt = "total energy in a short run at constant energy"
+    return [_panel("nve", alt, draw_conservation, trace.time, trace.total, trace.num_atoms)]
 
 
 def _in_words(frame: FrameErrors) -> str:
@@ -152,8 +126,9 @@ def _in_words(frame: FrameErrors) -> str:
 
 
 def _panel(
-    name: str, alt: str, draw: Callable[[Axes], None], caption: str = "", height: float = HEIGHT
+    name: str, alt: str, draw: Callable[..., None], *values: object, height: float = HEIGHT
 ) -> Picture:
+    """A figure of one panel, drawn by `draw(axes, *values)`."""
     figure = new_figure(WIDTH, height)
-    draw(figure.add_subplot())
-    return Picture(name, figure, alt, caption)
+    draw(figure.add_subplot(), *values)
+    return Picture(name, figure, alt)

@@ -7,10 +7,12 @@ from physicsml_ase.report.svg import Picture, as_svg
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2327; --soft: #59636b; --faint: #9a9a9a; --grid: #e6e8ea;
-  --paper: #ffffff; --back: #f3f5f6; --line: #dde1e4; --blue: #0072b2; --orange: #d55e00;
+  --paper: #ffffff; --back: #f3f5f6; --line: #dde1e4; --blue: #0072b2; --orange: #d55e00; --green: #009e73;
+  --pink: #cc79a7; --amber: #e69f00; --sky: #56b4e9;
   --good: #1a7f37; --bad: #c3261f; --warn: #8a5a00; --warnback: #fff6df; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e8ea; --soft: #a3adb4; --faint: #7c858b; --grid: #333a3f;
-  --paper: #1b2024; --back: #121518; --line: #333a3f; --blue: #57b2e8; --orange: #f08a3c;
+  --paper: #1b2024; --back: #121518; --line: #333a3f; --blue: #57b2e8; --orange: #f08a3c; --green: #2fc79b;
+  --pink: #e29cc4; --amber: #f0b93a; --sky: #8fcdf2;
   --good: #57c26f; --bad: #ff7b72; --warn: #e3b341; --warnback: #2c2612; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--back); color: var(--ink); line-height: 1.45;
@@ -21,7 +23,6 @@ h2 { font-size: 1.15rem; margin: 0 0 .7rem; }
 h3 { font-size: 1rem; margin: 1.2rem 0 .4rem; }
 p { margin: .4rem 0; overflow-wrap: anywhere; }
 .soft, figcaption, caption { color: var(--soft); font-size: .88rem; }
-nav { display: flex; flex-wrap: wrap; gap: .2rem .9rem; margin: .6rem 0 0; font-size: .9rem; }
 a { color: var(--blue); }
 section { background: var(--paper); border: 1px solid var(--line); border-radius: .6rem; padding: 1rem;
   margin: 1rem 0; }
@@ -33,6 +34,7 @@ section { background: var(--paper); border: 1px solid var(--line); border-radius
 figure { margin: 0; min-width: 0; max-width: 34rem; }
 figure svg { display: block; width: 100%; height: auto; }
 figure svg text { fill: var(--ink); }
+@media (prefers-color-scheme: dark) { figure svg image { filter: brightness(1.7); } }
 figcaption { margin-top: .2rem; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; max-width: 100%; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }

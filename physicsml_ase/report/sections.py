@@ -81,7 +81,7 @@ def data(run: Run, contents: Mapping[str, Contents], domain: Domain | None) -> H
             parts.append(paragraph(f"Of the {' and '.join(part)} data, {contents[part[0]].read} were read."))
     parts += _pairs(domain)
     rows = [
-        (name, label, count, *(f"{x:.4g}" for x in numbers), unit)
+        (name, label, count, *_rounded(numbers), unit)
         for name, of in contents.items()
         for label, (count, unit, numbers) in of.labels.items()
         if numbers
@@ -90,6 +90,12 @@ def data(run: Run, contents: Mapping[str, Contents], domain: Domain | None) -> H
         head = ("set", "label", "structures", "mean", "std. dev.", "least", "largest", "unit")
         parts += [heading("Labels"), table(head, rows, numbers=(2, 3, 4, 5, 6))]
     return section("data", "Data", *parts)
+
+
+def _rounded(numbers: Sequence[float]) -> list[str]:
+    """Mean, deviation, least and largest; a mean that is nothing but rounding is zero."""
+    size = max(abs(numbers[2]), abs(numbers[3]))
+    return ["0" if abs(x) < 1e-7 * size else f"{x:.4g}" for x in numbers]
 
 
 def _pairs(domain: Domain | None) -> list[str]:

@@ -21,6 +21,10 @@ COLOURS = {
     "#ffffff": "var(--paper)",
     "#0072b2": "var(--blue)",
     "#d55e00": "var(--orange)",
+    "#009e73": "var(--green)",
+    "#cc79a7": "var(--pink)",
+    "#e69f00": "var(--amber)",
+    "#56b4e9": "var(--sky)",
 }
 """What is drawn in these colours changes with the page's."""
 
@@ -59,4 +63,5 @@ def _svg(picture: Picture) -> str:
     # the salt keeps the names of clip paths apart on one page, and files alike from run to run
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": picture.name}):
         picture.figure.savefig(stream, format="svg", transparent=True, dpi=150, metadata={"Date": None})
+    picture.figure.set_layout_engine("none")  # it is laid out, which takes the longest
     return stream.getvalue()

@@ -16,8 +16,8 @@ HELD = 0.7
 """Up to this part of the pair's shortest distance atoms must repel each other."""
 REPULSION = 0.1
 """Least force there [eV/Å]; the wall's is above 10."""
-HOLE = 0.05
-"""Energy by which a dimer may be lower there than anywhere further out [eV]."""
+INNER, HOLE = 0.95, 0.5
+"""Below this part of the shortest distance, a dimer may be lower than anywhere further out by so much [eV]."""
 EDGE = 1e-4  # Å
 """Just within the cut-off. An envelope that is only smooth once leaves 1e-5 of the force there."""
 CUTOFF_LIMIT = 1e-4
@@ -32,7 +32,7 @@ def check_pairs(potential: Potential, pairs: Sequence[Pair], curves: Sequence[Cu
     """The checks over all pairs, each with its worst pair."""
     close = [curve.distance <= HELD * curve.shortest for curve in curves]
     repulsion = [float(c.force[near].min()) for c, near in zip(curves, close)]
-    hole = [max(float(c.energy[~near].min() - c.energy[near].min()), 0.0) for c, near in zip(curves, close)]
+    hole = [_hole(curve) for curve in curves]
     k, h = int(np.argmin(repulsion)), int(np.argmax(hole))
     words = f"below {HELD:g} of the shortest distance"
     checks = [
@@ -40,7 +40,11 @@ def check_pairs(potential: Potential, pairs: Sequence[Pair], curves: Sequence[Cu
             "wall", repulsion[k], REPULSION, f"least repulsion {words} [eV/Å]; {_where(curves, k, close[k])}"
         ),
         at_most(
-            "hole", hole[h], HOLE, f"how much lower dimers are {words} than elsewhere [eV]; {curves[h].name}"
+            "hole",
+            hole[h],
+            HOLE,
+            f"how much lower dimers are below {INNER:g} of the shortest distance than further out [eV]; "
+            f"{curves[h].name} of {len(curves)} pairs",
         ),
     ]
     edge = f"energy or force of dimers {EDGE:g} Å within the cut-off, by the energy scale"
@@ -56,6 +60,11 @@ def check_pairs(potential: Potential, pairs: Sequence[Pair], curves: Sequence[Cu
             at_most(name, found[worst], limit, f"{what}; {curves[worst].name} of {len(curves)} pairs")
         )
     return checks
+
+
+def _hole(curve: Curves) -> float:
+    inner = curve.distance < INNER * curve.shortest
+    return max(float(curve.energy[~inner].min() - curve.energy[inner].min()), 0.0)
 
 
 def _where(curves: Sequence[Curves], k: int, near: NDArray[np.bool_]) -> str:
