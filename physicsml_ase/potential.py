@@ -16,7 +16,7 @@ from physicsml_ase.conventions import Label
 from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph, edge_vectors
 from physicsml_ase.nn.features import NUM_ELEMENTS, Features, mlp, segment_sum
-from physicsml_ase.nn.heads import DERIVED, HeadConfig, LabelHead
+from physicsml_ase.nn.heads import DERIVED, HeadConfig, LabelHead, StdHead
 from physicsml_ase.nn.wall import Near, Wall
 
 Trust = dict[str, dict[str, Tensor]]
@@ -43,12 +43,15 @@ class Potential(nn.Module):
         scalars, vectors = self.model.num_node_scalars, self.model.num_node_vectors
         settings = {label.name: self.heads.get(label.name, HeadConfig()) for label in labels}
         own = [label for label in labels if label.name not in DERIVED or settings[label.name].direct]
+        uncertain = [label for label in labels if settings[label.name].variance]
         # a list, since a label may have a name that no module can have
         self.label_heads = nn.ModuleList(
-            LabelHead(label, settings[label.name], domain, scalars, vectors) for label in own
+            kind(label, settings[label.name], domain, scalars, vectors)
+            for kind, of in ((LabelHead, own), (StdHead, uncertain))
+            for label in of
         )
-        self.headed = tuple(label.name for label in own)
-        """Labels that have a head of their own, in the order of `label_heads`."""
+        self.headed = (*(label.name for label in own), *(f"{label.name}_std" for label in uncertain))
+        """What has a head of its own, in the order of `label_heads`: labels, and their standard deviations."""
         self.has_energy = not labels or any(x.name in DERIVED and x.name not in self.headed for x in labels)
         self.explicit = getattr(self.model, "gives_gradient", False)
         """Whether the model returns its energy's gradient itself, so that nothing is differentiated for forces."""

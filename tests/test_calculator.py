@@ -205,7 +205,7 @@ def test_every_step_equals_a_new_calculator():
             fresh = PhysicsMLCalculator(calc.potential, skin=0)
             fresh.calculate(atoms)
             same(calc.results, fresh.results)
-    assert calc._moving.verlet.rebuilds < 20
+    assert calc._inputs.moving.verlet.rebuilds < 20
 
 
 def test_results_are_the_caller_s_own(calc):

@@ -52,7 +52,7 @@ def test_nve_conserves_energy(calc, kind):
     assert (
         3 < coarse / fine < 5
     )  # the integrator's error falls with the square of the step, and no other is left
-    assert calc._moving.verlet.rebuilds < 30
+    assert calc._inputs.moving.verlet.rebuilds < 30
 
 
 def test_skin_changes_no_trajectory():

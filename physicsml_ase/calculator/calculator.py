@@ -4,26 +4,23 @@ Everything that the model knows is computed at once and kept until the atoms cha
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
-from ase.data import chemical_symbols
 from ase.outputs import Properties, all_outputs
-from numpy.typing import NDArray
 from torch import Tensor
 
-from physicsml_ase.atoms import EDGES_PER_BATCH, graph_attrs, to_graph
+from physicsml_ase.atoms import EDGES_PER_BATCH
 from physicsml_ase.backends.choose import Engine, check_name
-from physicsml_ase.backends.moving import MovingGraph, equal
 from physicsml_ase.backends.package import is_package
 from physicsml_ase.calculator.batches import batches
 from physicsml_ase.calculator.committee import Committee
 from physicsml_ase.calculator.guard import Guard
+from physicsml_ase.calculator.inputs import Inputs
 from physicsml_ase.calculator.models import Ckpt, choose_device, load_members, uncertainties_of
 from physicsml_ase.calculator.results import LateResults, Results, Value, to_results
 from physicsml_ase.conventions import PROPERTIES, InputError, Level
@@ -97,9 +94,6 @@ class PhysicsMLCalculator(Calculator):
         self._uncertainties = uncertainties_of(self._members) if uncertainty else []
         self._at_once = [name for name in self._uncertainties if name == "energy_uncertainty"]
         self._late_names = [*(["extrapolation"] if self._guard.known.knows else []), *self._uncertainties]
-        self._known = np.zeros(len(chemical_symbols) + 1, bool)
-        self._known[list(self.domain.elements)] = True
-        self._attrs = np.zeros((1, 0))  # of the last calculation
         self._levels: dict[str, Level] = {name: PROPERTIES[name].level for name in DERIVED}
         self._levels |= {x.name: x.level for x in self.potential.labels} | {"graph_attrs": "structure"}
         self._levels |= {name + STD: level for name, level in self._levels.items()}
@@ -112,7 +106,7 @@ class PhysicsMLCalculator(Calculator):
         if "energy" in outputs and "free_energy" not in outputs:
             outputs.append("free_energy")
         self.implemented_properties = [*outputs, *self._late_names]
-        self._start_anew()
+        self._inputs = Inputs(self.domain, skin, self.device)
 
     @property
     def potential(self) -> Potential:
@@ -136,11 +130,6 @@ class PhysicsMLCalculator(Calculator):
             engine.keep_features()
         return engine
 
-    def _start_anew(self) -> None:
-        """Forget what is only kept for speed."""
-        self._moving = MovingGraph(self.domain, self.skin, self.device)
-        self._copy: Atoms | None = None  # ours, to be written over
-
     def calculate(
         self,
         atoms: Atoms | None = None,
@@ -155,16 +144,16 @@ class PhysicsMLCalculator(Calculator):
         if system_changes or not isinstance(self.results, LateResults):
             self.atoms, self.results = None, {}
             results = self._calculated(atoms)
-            self.atoms, self.results = self._copied(atoms), results
+            self.atoms, self.results = self._inputs.copied(atoms), results
         for name in {*properties, *self._at_once} & {*self._late_names}:
             self.results[name]  # computes it
 
     def _calculated(self, atoms: Atoms) -> LateResults:
-        graph = self._next_graph(atoms)
+        graph = self._inputs.next(atoms, self._engine.whole_lists)
         out, features = self._engine(graph), self._engine.features
         results = to_results(graph._replace(targets=out), self._levels)
         energies = out.get("energies")
-        self._guard.look(atoms, graph, energies, features, self._moving.verlet.rebuilds)
+        self._guard.look(atoms, graph, energies, features, self._inputs.moving.verlet.rebuilds)
 
         def extrapolation() -> Value:
             return self._guard.known.scores(graph, energies, features).worst.cpu().numpy()
@@ -180,18 +169,7 @@ class PhysicsMLCalculator(Calculator):
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What changed since the last calculation; exact, ten times as fast as ASE's, and sees `Atoms.info`."""
-        old = self.atoms
-        if old is None:
-            return list(all_changes)
-        arrays = ("positions", "numbers")
-        changes = [name for name in arrays if not equal(atoms.arrays[name], old.arrays[name])]
-        if not equal(atoms.cell.array, old.cell.array):
-            changes.append("cell")
-        if not equal(atoms.pbc, old.pbc):
-            changes.append("pbc")
-        if self.domain.attrs and not np.array_equal(self._graph_attrs(atoms), self._attrs):
-            changes.append("info")
-        return changes
+        return list(all_changes) if self.atoms is None else self._inputs.changes(self.atoms, atoms)
 
     def export_properties(self) -> Properties:
         """The results that ASE has a name for."""
@@ -205,7 +183,7 @@ class PhysicsMLCalculator(Calculator):
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size is {batch_size}: give 1 or more")
         results: list[Results] = []
-        for graphs in batches(self._graphs(structures), batch_size, EDGES_PER_BATCH[self.device.type]):
+        for graphs in batches(self._inputs.graphs(structures), batch_size, EDGES_PER_BATCH[self.device.type]):
             batch = collate(graphs)
             there = batch.to(self.device)
             out = self._engine(there)
@@ -226,63 +204,9 @@ class PhysicsMLCalculator(Calculator):
         stored = stored if stored is not None and stored.is_file() else None
         return verify(self.potential, frames, stored=stored, skin=self.skin, backend=self._backend)
 
-    def _graphs(self, structures: Iterable[Atoms]) -> Iterator[Graph]:
-        domain = self.domain
-        for k, atoms in enumerate(structures):
-            self._refuse_unknown(atoms.numbers, f"structure {k}: ")
-            yield to_graph(
-                atoms,
-                domain.cutoff,
-                attrs=domain.attrs,
-                self_interaction=domain.self_interaction,
-                pbc=domain.pbc,
-                cell=domain.cell,
-                num_attrs=len(domain.attr_shifts),
-                where=f"structure {k}",
-            )
-
-    def _next_graph(self, atoms: Atoms) -> Graph:
-        if not len(atoms):
-            raise InputError("the structure has no atoms")
-        inputs = {}
-        if self.domain.attrs:
-            self._attrs = self._graph_attrs(atoms)
-            inputs["graph_attrs"] = torch.from_numpy(self._attrs).to(self.device)
-        if not self._moving.same_elements(atoms.numbers):
-            self._refuse_unknown(atoms.numbers)
-        return self._moving.next(atoms, inputs, self._engine.whole_lists)
-
-    def _copied(self, atoms: Atoms) -> Atoms:
-        """A copy of the structure; into the last copy where only positions and cell can be others."""
-        old = self._copy
-        if (
-            old is None
-            or self.domain.attrs  # which are in `info`
-            or not equal(old.arrays["numbers"], atoms.arrays["numbers"])
-        ):
-            self._copy = atoms.copy()
-            return self._copy
-        old.arrays["positions"][:] = atoms.arrays["positions"]
-        old.cell.array[:] = atoms.cell.array
-        old.pbc[:] = atoms.pbc
-        return old
-
-    def _graph_attrs(self, atoms: Atoms) -> NDArray[np.float64]:
-        return graph_attrs(atoms, self.domain.attrs, len(self.domain.attr_shifts))
-
-    def _refuse_unknown(self, numbers: NDArray[np.int64], where: str = "") -> None:
-        known = self._known.take(numbers, mode="clip")  # a table: np.isin takes a tenth of a millisecond
-        if not known.all():
-            atom = int(known.argmin())
-            symbols = ", ".join(sorted(chemical_symbols[z] for z in self.domain.elements))
-            raise InputError(
-                f"{where}element {chemical_symbols[numbers[atom]]} (atom {atom}) is not in the model "
-                f"({symbols}); train with structures that contain it"
-            )
-
     def __getstate__(self) -> dict[str, object]:
         state = self.__dict__.copy()
-        for name in ("_moving", "_engine", "_copy", "_guard"):
+        for name in ("_inputs", "_engine", "_guard"):
             del state[name]
         state["_members"] = [member.packed() for member in self._members]
         state["results"] = dict(self.results)
@@ -295,4 +219,4 @@ class PhysicsMLCalculator(Calculator):
         self.device = choose_device(self._wanted_device)
         self._members = [member.unpacked(self.device) for member in self._members]
         self._engine, self._guard = self._new_engine(), Guard(self.potential, *self._guarding)
-        self._start_anew()
+        self._inputs = Inputs(self.domain, self.skin, self.device)

@@ -19,6 +19,9 @@ from physicsml_ase.nn.features import Features, lengths_and_directions, mlp, seg
 DERIVED = ("energy", "energies", "forces", "stress")
 """Labels that come from the energy; they have a head only where the user asks for a direct one."""
 
+SMALLEST_VARIANCE = 1e-10
+"""In units of the label's scale squared."""
+
 
 @config
 class HeadConfig:
@@ -29,6 +32,9 @@ class HeadConfig:
     direct: bool = False
     """forces and stress: a head of their own instead of the energy's derivative. Such forces are not the
     gradient of any energy, and MD with them heats or cools."""
+    variance: bool = False
+    """Scalar labels: also tell a standard deviation, `<label>_std`. The loss GaussianNLLLoss, which teaches it, sets
+    this by itself."""
 
 
 class ScalarHead(nn.Module):
@@ -151,3 +157,35 @@ class LabelHead(nn.Module):
             if self.pool == "mean":
                 value = value / graph.num_atoms.view(size, *[1] * len(self.label.shape))
         return value * self.scale + self.shift
+
+
+class StdHead(nn.Module):
+    """Standard deviation of one scalar label, in its units, beside the head or the derivation of its value.
+
+    Of a sum over atoms the atoms' variances add up; of a mean they are averaged.
+    """
+
+    def __init__(
+        self, label: Label, settings: HeadConfig, domain: Domain, num_scalars: int, num_vectors: int
+    ) -> None:
+        super().__init__()
+        if label.shape != ():
+            raise InputError(
+                f"label {label.name!r}: a variance is learned of labels that are one number, and this has shape "
+                f"{label.shape}"
+            )
+        self.label = label
+        self.read = (EdgeHead if label.level == "edge" else ScalarHead)(num_scalars, num_vectors)
+        known = PROPERTIES.get(label.name)
+        self.pool = settings.pool or ("sum" if known is not None and known.extensive else "mean")
+        derived = label.name in DERIVED and not settings.direct
+        self.scale = domain.energy_scale if derived else domain.label_scales.get(label.name, 1.0)
+
+    def forward(self, graph: Graph, features: Features, r_ij: Tensor) -> Tensor:  # -> (N | E | S,)
+        variance = nn.functional.softplus(self.read(graph, features, r_ij))
+        if self.label.level == "structure":
+            variance = segment_sum(variance, graph.batch, graph.num_atoms.shape[0])
+            if self.pool == "mean":
+                variance = variance / graph.num_atoms
+        # the root has no slope at zero
+        return (variance + SMALLEST_VARIANCE).sqrt() * self.scale

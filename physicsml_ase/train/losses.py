@@ -29,7 +29,27 @@ class L2NormLoss(nn.Module):
         return (error.square().sum(-1) + 1e-16).sqrt()
 
 
-OWN: dict[str, type[nn.Module]] = {"L2NormLoss": L2NormLoss}
+class GaussianNLLLoss(nn.Module):
+    """Negative log-likelihood of a Gaussian of which both are predicted, the value and its standard deviation: how
+    far off the value tends to be is learned as well (Nix & Weigend 1994). It can fall below zero.
+
+    With `beta` each value's loss is weighed by its variance to that power, taken as constant: what is predicted badly
+    at first is then not given up (Seitzer et al., arXiv:2203.09168).
+    """
+
+    def __init__(self, beta: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= beta <= 1:
+            raise TypeError(f"beta is {beta}: give 0 to 1")
+        self.beta = beta
+
+    def forward(self, prediction: Tensor, target: Tensor, std: Tensor) -> Tensor:  # (K,) each -> (K,)
+        variance = std.square()
+        loss = 0.5 * (variance.log() + (prediction - target).square() / variance)
+        return loss * variance.detach() ** self.beta if self.beta else loss
+
+
+OWN: dict[str, type[nn.Module]] = {"L2NormLoss": L2NormLoss, "GaussianNLLLoss": GaussianNLLLoss}
 """This package's own losses, besides torch.nn's."""
 MOST = {"energy": 1.0, "forces": 30.0}
 """What one value counts for at most when validation chooses the best weights [eV/atom, eV/Å]: a structure in another
@@ -43,7 +63,8 @@ class LossTerm:
     """The loss of one label."""
 
     name: str = "HuberLoss"
-    """A loss of torch.nn (L1Loss, MSELoss, HuberLoss, SmoothL1Loss, ...) or this package's own (L2NormLoss)."""
+    """A loss of torch.nn (L1Loss, MSELoss, HuberLoss, SmoothL1Loss, ...) or this package's own (L2NormLoss). With
+    GaussianNLLLoss the model learns a mean and a variance: predictions of a label have `<label>_std` beside them."""
     weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the term in the total."""
     per_atom: bool = False
@@ -64,17 +85,24 @@ class Term(nn.Module):
         if settings.name not in OWN:
             arguments["reduction"] = "none"
         try:
-            self.compare: Callable[[Tensor, Tensor], Tensor] = known[settings.name](**arguments)
+            self.compare: Callable[..., Tensor] = known[settings.name](**arguments)
         except TypeError as error:
             raise InputError(f"loss.{label}.config: {error}") from None
         self.label, self.weight, self.per_atom = label, settings.weight, settings.per_atom
+        self.spread = settings.name == "GaussianNLLLoss"
+        """Whether the loss is also of the predicted standard deviation."""
         linear = settings.name == "L2NormLoss" and (settings.per_atom or label != "energy")
         self.most = MOST.get(label, math.inf) if linear else math.inf
 
     def forward(
-        self, prediction: Tensor, target: Tensor, graph: Graph, capped: bool = False
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        graph: Graph,
+        capped: bool = False,
+        std: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Sum of the loss over labelled values, and their number, both float64 scalars."""
+        """Sum of the loss over labelled values, and their number, both float64 scalars; `std` for losses of it."""
         present = torch.isfinite(target)
         if prediction.ndim > 1:  # a vector or matrix counts when it is whole
             present = present.flatten(1).all(1)  # (K,)
@@ -84,7 +112,8 @@ class Term(nn.Module):
         if self.per_atom:
             n = graph.num_atoms.view(-1, *[1] * (prediction.ndim - 1))
             prediction, target = prediction / n, target / n
-        loss = self.compare(prediction, target)
+            std = None if std is None else std / n
+        loss = self.compare(prediction, target, *(() if std is None else (std.double(),)))
         loss = loss.flatten(1).mean(1) if loss.ndim > 1 else loss  # (K,)
         if capped:
             loss = loss.clamp(max=self.most)
@@ -105,7 +134,13 @@ class Loss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Sums (T,) and counts (T,) of the terms, in their order; `capped` where weights are compared by them."""
         parts = [
-            term(predictions[name], graph.targets[name], graph, capped)
+            term(
+                predictions[name],
+                graph.targets[name],
+                graph,
+                capped,
+                predictions[f"{name}_std"] if term.spread else None,
+            )
             for name, term in zip(self.labels, self.terms)
         ]
         sums, counts = zip(*parts)

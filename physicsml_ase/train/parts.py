@@ -16,6 +16,7 @@ from physicsml_ase.data.sets import Spec
 from physicsml_ase.data.store import EdgeConstants
 from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph, edge_vectors
+from physicsml_ase.nn.heads import HeadConfig
 from physicsml_ase.potential import Potential
 from physicsml_ase.train.compiled import WORTH_SECONDS, can_compile
 from physicsml_ase.train.fused import fused_reason
@@ -67,7 +68,7 @@ def make_potential(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             potential = Potential(
-                config.model, _with_given_numbers(config, domain), datamodule.labels, config.heads
+                config.model, _with_given_numbers(config, domain), datamodule.labels, _with_variances(config)
             )
         if before is not None:
             adopt(potential, before, transfer.modules_to_match if transfer else None)
@@ -142,6 +143,15 @@ def _with_given_numbers(config: RunConfig, domain: Domain) -> Domain:
         avg_num_neighbors=config.avg_num_neighbors or domain.avg_num_neighbors,
         short_range=config.short_range,
     )
+
+
+def _with_variances(config: RunConfig) -> dict[str, HeadConfig]:
+    """The heads, with one for the variance of each label whose loss teaches it."""
+    heads = dict(config.heads)
+    for name, term in (config.loss or {}).items():
+        if term.name == "GaussianNLLLoss":
+            heads[name] = dataclasses.replace(heads.get(name, HeadConfig()), variance=True)
+    return heads
 
 
 def _as_before(config: RunConfig, domain: Domain, before: Domain) -> Domain:
