@@ -106,6 +106,7 @@ class ANI(nn.Module):
 
     gives_energy = True
     num_node_vectors = 0
+    compiles = False  # how many triplets there are, the trace of a training step can not know
 
     def __init__(self, config: ANIConfig, domain: Domain) -> None:
         super().__init__()

@@ -154,6 +154,8 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
 class TensorNet(nn.Module):
     """Scalars of each atom from the norms of its matrices, and vectors from their antisymmetric parts."""
 
+    compiles = False  # it takes minutes, and most of the time is spent in operators that stay as they are
+
     def __init__(self, config: TensorNetConfig, domain: Domain) -> None:
         super().__init__()
         f = config.hidden_channels

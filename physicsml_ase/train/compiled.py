@@ -38,8 +38,10 @@ class CompiledPotential:
     def __init__(self, potential: Potential, options: bool | Mapping[str, Any]) -> None:
         self.potential = potential
         self.options = {} if isinstance(options, bool) else dict(options)
-        self.given_up = False
-        """Whether the compiled code was found to be wrong, and the plain code is used."""
+        self.given_up = not getattr(potential.model, "compiles", True)
+        """Whether the compiled code was found to be wrong, or the model has none, and the plain code is used."""
+        if self.given_up:
+            log.info("the training step of %s is not compiled", potential.config.name)
         self._function: Compiled | None = None
         self._names: list[str] = []
         self._core: Callable[..., Any] | None = None

@@ -4,7 +4,9 @@ import pytest
 import torch
 from conftest import structures
 
+import physicsml_ase.models  # noqa: F401
 from physicsml_ase.atoms import to_graph
+from physicsml_ase.config import MODELS, validate
 from physicsml_ase.conventions import PROPERTIES, Label
 from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph, collate
@@ -61,3 +63,12 @@ def test_wrong_code_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
     torch.testing.assert_close(compiled(graph)["forces"], potential(graph)["forces"], rtol=0, atol=1e-12)
     assert compiled.given_up
     assert "off by" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["ani", "tensor_net"])
+def test_models_that_do_not_compile_are_trained_as_they_are(name: str) -> None:
+    domain = Domain(cutoff=4.0, elements=(1, 6, 8, 29, 79))
+    potential = Potential(validate(MODELS[name].config, {}), domain, ()).train()
+    compiled = CompiledPotential(potential, True)
+    assert compiled.given_up
+    torch.testing.assert_close(compiled(batch("crystal"))["energy"], potential(batch("crystal"))["energy"])
