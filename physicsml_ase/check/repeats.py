@@ -28,6 +28,9 @@ SOME = 4
 OTHER_ENERGY = 2e-3
 """Energies of equal frames differ by no more [eV/atom]."""
 
+Read = Callable[[str, int], Atoms]
+"""Gives a frame of a set again."""
+
 
 class Repeats:
     """Fingerprints of all frames."""
@@ -46,7 +49,7 @@ class Repeats:
         self.places.append((frame.set_, frame.index, frame.where))
         self.energies.append(frame.energy / len(frame.atoms))
 
-    def findings(self, read: Callable[[str, int], Atoms]) -> list[Finding]:
+    def findings(self, read: Read) -> list[Finding]:
         """What was found; `read` gives a frame of a set again."""
         if len(self.prints) < 2:
             return []
@@ -60,18 +63,33 @@ class Repeats:
                 found += self._leaked(prints, of, np.flatnonzero(sets == "train"), set_, read)
         return found
 
-    def _within(self, prints: Floats, of: np.ndarray, read: Callable[[str, int], Atoms]) -> list[Finding]:
+    def _within(self, prints: Floats, of: np.ndarray, read: Read) -> list[Finding]:
         """Frames of one set that are like an earlier one of it."""
         if len(of) < 2:
             return []
-        distance, other = cKDTree(prints[of]).query(prints[of], k=2, distance_upper_bound=CLOSE)
-        pairs = [
-            (float(d), int(of[k]), int(of[j]))
+        own = prints[of]
+        distance, other = cKDTree(own).query(own, k=min(3, len(of)), distance_upper_bound=CLOSE)
+        pairs = {
+            (float(d), int(of[max(k, j)]), int(of[min(k, j)]))
             for k in range(len(of))
             for d, j in zip(distance[k], other[k])
             if np.isfinite(d) and j != k
-        ]
-        same, near = self._compared([(d, max(a, b), min(a, b)) for d, a, b in pairs], read)
+        }
+        # of many equal frames the nearest others need not be all: those next to each other when sorted are
+        order = np.lexsort(own.T)
+        apart = np.abs(np.diff(own[order], axis=0)).max(axis=1)
+        for k, j, d in zip(order[:-1].tolist(), order[1:].tolist(), apart.tolist()):
+            if d < SURELY:
+                pairs.add((d, int(of[max(k, j)]), int(of[min(k, j)])))
+        equal, alike = self._compared(pairs, read)
+        first = _earliest(equal)
+        same, near = Places(), Places()
+        for k in sorted(first):
+            if first[k] != k:
+                same.put(*self.places[k], f"as {self.places[first[k]][2]}")
+        for k, j in dict(sorted(alike, reverse=True)).items():
+            if k not in first:
+                near.put(*self.places[k], f"near {self.places[j][2]}")
         set_ = self.places[of[0]][0]
         found = same.finding(
             "warning" if len(same) > max(SOME, 0.05 * len(of)) else "note",
@@ -85,21 +103,27 @@ class Repeats:
             f"{{n}} of {len(of)} ({set_}) within {NEAR} Å of another",
             "as in steps of one trajectory: fewer would teach the same",
         )
-        return found + self._disagreeing(same)
+        return found + self._disagreeing(first)
 
     def _leaked(
-        self, prints: Floats, of: np.ndarray, train: np.ndarray, set_: str, read: Callable[[str, int], Atoms]
+        self, prints: Floats, of: np.ndarray, train: np.ndarray, set_: str, read: Read
     ) -> list[Finding]:
         """Frames of another set that training has seen."""
         distance, other = cKDTree(prints[train]).query(prints[of], distance_upper_bound=CLOSE)
         known = np.flatnonzero(np.isfinite(distance))
-        pairs = [(float(distance[k]), int(of[k]), int(train[other[k]])) for k in known.tolist()]
-        same, near = self._compared(pairs, read)
+        pairs = {(float(distance[k]), int(of[k]), int(train[other[k]])) for k in known.tolist()}
+        equal, alike = self._compared(pairs, read)
+        same, near = Places(), Places()
+        for k, j in sorted(equal):
+            same.put(*self.places[k], f"as {self.places[j][2]}")
+        for k, j in sorted(alike):
+            near.put(*self.places[k], f"near {self.places[j][2]}")
         part = len(same) / len(of)
         found = same.finding(
-            "error" if part > 0.5 and len(same) > 3 else "warning",
+            "error" if part > 0.5 and len(same) > SOME else "warning",
             "leakage",
-            f"{{n}} of {len(of)} of {set_} that are in the training data too, turned, mirrored or reordered perhaps",
+            f"{{n}} of {len(of)} of {set_} that are in the training data too, turned, mirrored or reordered "
+            "perhaps",
             f"errors on {set_} are too small: leave them out of one of the two",
             part=part,
         )
@@ -112,35 +136,25 @@ class Repeats:
         return found
 
     def _compared(
-        self, pairs: list[tuple[float, int, int]], read: Callable[[str, int], Atoms]
-    ) -> tuple[Places, Places]:
-        """Equal and near frames among candidates (difference, frame, other), each frame once."""
-        self._twins: dict[tuple[str, int], int] = {}
-        same, near = Places(), Places()
-        seen = set[int]()
-        for number, (d, k, other) in enumerate(sorted(set(pairs))):
-            if k in seen:
-                continue
+        self, pairs: set[tuple[float, int, int]], read: Read
+    ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """Equal and near pairs among candidates (difference of fingerprints, frame, other)."""
+        same, near = list[tuple[int, int]](), list[tuple[int, int]]()
+        for number, (d, k, other) in enumerate(sorted(pairs)):
             if number < COMPARED:
                 most, moved = difference(read(*self.places[k][:2]), read(*self.places[other][:2]), self.reach)
             else:
                 most, moved = (0.0, 0.0) if d < SURELY else (np.inf, np.inf)
             if most < SAME:
-                same.put(*self.places[k], f"as {self.places[other][2]}")
-                self._twins[self.places[k][:2]] = other
+                same.append((k, other))
             elif moved < NEAR:
-                near.put(*self.places[k], f"near {self.places[other][2]}")
-            else:
-                continue
-            seen.add(k)
+                near.append((k, other))
         return same, near
 
-    def _disagreeing(self, same: Places) -> list[Finding]:
+    def _disagreeing(self, first: dict[int, int]) -> list[Finding]:
         """Equal frames with unequal energies."""
-        index = {place[:2]: k for k, place in enumerate(self.places)}
         places = Places()
-        for place in same.frames:
-            k, other = index[place], self._twins[place]
+        for k, other in sorted(first.items()):
             away = self.energies[k] - self.energies[other]
             if abs(away) > OTHER_ENERGY:
                 places.put(*self.places[k], f"{away:+.3g} eV/atom against {self.places[other][2]}")
@@ -150,6 +164,21 @@ class Repeats:
             "{n} with another energy than an equal frame",
             "labels of different methods, or failed calculations: keep those of one method",
         )
+
+
+def _earliest(pairs: list[tuple[int, int]]) -> dict[int, int]:
+    """The first frame of its kind for every frame in the pairs."""
+    first: dict[int, int] = {}
+
+    def root(k: int) -> int:
+        while first.setdefault(k, k) != k:
+            k = first[k]
+        return k
+
+    for a, b in pairs:
+        ends = sorted((root(a), root(b)))
+        first[ends[1]] = ends[0]
+    return {k: root(k) for k in list(first)}
 
 
 def fingerprint(frame: Frame, reach: float) -> Floats:
