@@ -13,7 +13,7 @@ from physicsml_ase.plots.parity import MILLI, compared, draw_parity
 from physicsml_ase.plots.structure import draw_structure
 from physicsml_ase.plots.style import new_figure
 from physicsml_ase.report.frames import Errors, FrameErrors
-from physicsml_ase.report.svg import Picture
+from physicsml_ase.report.svg import Picture, drawn
 from physicsml_ase.verify import Verification
 
 WIDTH, HEIGHT = 4.0, 3.1  # inches, which keep text readable on a phone
@@ -44,7 +44,7 @@ def parity(evaluation: Evaluation) -> list[Picture]:
         for line in figure.axes[0].lines:
             line.set_rasterized(len(np.atleast_1d(line.get_xdata())) > 500)
         name = quantity.name.replace("_", " ")
-        found.append(Picture(f"parity-{quantity.name}", figure, f"{name}: predicted against reference"))
+        found.append(drawn(f"parity-{quantity.name}", figure, f"{name}: predicted against reference"))
     return found
 
 
@@ -131,4 +131,4 @@ def _panel(
     """A figure of one panel, drawn by `draw(axes, *values)`."""
     figure = new_figure(WIDTH, height)
     draw(figure.add_subplot(), *values)
-    return Picture(name, figure, alt)
+    return drawn(name, figure, alt)

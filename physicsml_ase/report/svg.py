@@ -30,18 +30,28 @@ COLOURS = {
 
 
 class Picture(NamedTuple):
-    """A figure, its file name, and what it shows for those who do not see it."""
+    """A figure as drawn, its file name, and what it shows for those who do not see it."""
 
     name: str
     figure: Figure
+    svg: str
     alt: str
     caption: str = ""
 
 
+def drawn(name: str, figure: Figure, alt: str) -> Picture:
+    """A figure, drawn once for page and file."""
+    stream = io.StringIO()
+    # the salt keeps the names of clip paths apart on one page, and files alike from run to run
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(stream, format="svg", transparent=True, dpi=150, metadata={"Date": None})
+    figure.set_layout_engine("none")  # it is laid out, which takes the longest
+    return Picture(name, figure, stream.getvalue(), alt)
+
+
 def as_svg(picture: Picture) -> str:
     """The figure as an <svg> element without size, for a page."""
-    text = _svg(picture)
-    text = text[text.index("<svg") :]
+    text = picture.svg[picture.svg.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
     head, rest = text.split(">", 1)
     head = re.sub(r'\s(width|height)="[^"]*"', "", head)
@@ -54,14 +64,5 @@ def write_picture(picture: Picture, folder: Path) -> None:
     """The figure as PNG and SVG, for a light page."""
     save(picture.figure, folder / f"{picture.name}.png")
     beside = folder / f".{picture.name}.svg.{os.getpid()}"
-    beside.write_text(_svg(picture), encoding="utf-8")
+    beside.write_text(picture.svg, encoding="utf-8")
     os.replace(beside, folder / f"{picture.name}.svg")
-
-
-def _svg(picture: Picture) -> str:
-    stream = io.StringIO()
-    # the salt keeps the names of clip paths apart on one page, and files alike from run to run
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": picture.name}):
-        picture.figure.savefig(stream, format="svg", transparent=True, dpi=150, metadata={"Date": None})
-    picture.figure.set_layout_engine("none")  # it is laid out, which takes the longest
-    return stream.getvalue()

@@ -208,7 +208,7 @@ def test_a_hole_is_found() -> None:
     assert found["hole"].value > 100
     walled = verify(make(domain=Domain(cutoff=CUTOFF, elements=(1,), shortest_distances={"H-H": 0.9})))
     assert walled["wall"].passed
-    assert walled["hole"].value == 0
+    assert walled["hole"].passed
 
 
 def test_a_stale_list_fails(monkeypatch: pytest.MonkeyPatch) -> None:
