@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from physicsml_ase.graph import Graph
 from physicsml_ase.nn.pairs import make_pairs
@@ -54,7 +55,13 @@ class PairRows(NamedTuple):
 
 def make_pair_rows(graph: Graph) -> PairRows:
     """Rows of a graph's edges, which are sorted by centre."""
-    pairs, slots, j = make_pairs(graph), make_slots(graph), graph.edge_index[1]
+    pairs, j = make_pairs(graph), graph.edge_index[1]
+    if (
+        get_proxy_mode() is not None
+    ):  # traced for a compiler, sizes must not depend on values: each edge is a row
+        slots = Slots(torch.arange(j.shape[0], device=j.device), graph.reverse, graph.edge_index[0], 1)
+        return PairRows(slots, pairs.edge, pairs.of_edge, pairs.of_edge, j)
+    slots = make_slots(graph)
     num_slots = slots.reverse.shape[0]
     if num_slots == j.shape[0]:  # no padding
         return PairRows(slots, pairs.edge, pairs.of_edge, pairs.of_edge, j)
