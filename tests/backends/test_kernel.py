@@ -93,12 +93,13 @@ def edges_of(potential: Potential, atoms: Atoms) -> Edges:
 
 
 def compute(potential: Potential, atoms: Atoms, threads: int = 1) -> Output:
-    return Kernel(potential.model)(elements_of(potential, atoms), edges_of(potential, atoms), threads)
+    return Kernel(potential.model)(elements_of(potential, atoms), edges_of(potential, atoms), threads, True)
 
 
 def check(out: Output, potential: Potential, atoms: Atoms) -> None:
     """Agreement with eager in float64, relative to the largest number."""
-    wanted = copy.deepcopy(potential).double()(to_graph(atoms, CUTOFF))
+    exact, graph = copy.deepcopy(potential).double(), to_graph(atoms, CUTOFF)
+    wanted = exact(graph)
 
     def close(value: np.ndarray, want: torch.Tensor) -> None:
         reference = want.numpy()
@@ -106,6 +107,8 @@ def check(out: Output, potential: Potential, atoms: Atoms) -> None:
 
     close(out.energies, wanted["energies"])
     close(out.forces, wanted["forces"])
+    assert out.features is not None
+    close(out.features, exact.features(graph).node_scalars)
     np.testing.assert_allclose(out.forces.sum(0), 0, atol=1e-12 * max(np.abs(out.forces).max(), 1))
     if abs(atoms.cell.volume) > 0:
         close((out.virial + out.virial.T) / (2 * abs(atoms.cell.volume)), wanted["stress"][0])
