@@ -19,6 +19,7 @@ LAYERS = [
     {"trust"},
     {"checkpoint"},
     {"data", "backends", "importers"},
+    {"check"},
     {"train", "calculator", "evaluate", "plots", "simulate"},
     {"verify"},
     {"report"},
