@@ -82,7 +82,7 @@ def draw_learning(axes: Axes, panel: str, curves: Mapping[str, Curve]) -> None:
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss" if panel == "loss" else f"error [{unit}]" if unit else "error")
     axes.set_title("loss" if panel == "loss" else f"validation, {panel.replace('_', ' ')}")
-    axes.legend(fontsize=8, frameon=False, loc="upper right")
+    axes.legend(fontsize=8, frameon=False, loc="best")
     axes.grid(which="both", color="#ececec", linewidth=0.6)
     axes.set_axisbelow(True)
     dress(axes)

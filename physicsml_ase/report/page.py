@@ -26,7 +26,7 @@ p { margin: .4rem 0; overflow-wrap: anywhere; }
 a { color: var(--blue); }
 section { background: var(--paper); border: 1px solid var(--line); border-radius: .6rem; padding: 1rem;
   margin: 1rem 0; }
-.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 19rem), 1fr)); }
+.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); }
 .facts { display: grid; gap: .6rem; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); }
 .fact { border: 1px solid var(--line); border-radius: .5rem; padding: .5rem .7rem; }
 .fact b { display: block; font-size: 1.15rem; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
@@ -48,6 +48,12 @@ details { margin: .5rem 0; } summary { cursor: pointer; }
 .note { background: var(--warnback); border-left: 4px solid var(--warn); padding: .4rem .7rem; margin: .4rem 0;
   overflow-wrap: anywhere; border-radius: .2rem; }
 .good { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
+@media (max-width: 40rem) {
+  table.wide, table.wide thead, table.wide tbody { display: block; }
+  table.wide tr { display: grid; grid-template-columns: 1fr repeat(3, auto); border-bottom: 1px solid var(--line); }
+  table.wide th, table.wide td { border: 0; padding-bottom: 0; }
+  table.wide th.w { display: none; }
+  table.wide td.w { grid-column: 1 / -1; min-width: 0; padding-bottom: .35rem; color: var(--soft); } }
 @media print { section { break-inside: avoid; } }
 """
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -84,20 +90,24 @@ def section(anchor: str, title: str, *parts: str) -> Html:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], numbers: Sequence[int] = ()) -> Html:
-    """A table that scrolls by itself; `numbers` are the columns that are set to the right, -1 is wide text."""
+    """A table that scrolls by itself; `numbers` are the columns that are set to the right.
+
+    With -1 among them the last column is long text, which stands below the others on a narrow page.
+    """
     wide = len(head) - 1 if -1 in numbers else None
 
     def cell(tag: str, k: int, value: object) -> str:
-        kind = ' class="n"' if k in numbers else ' class="w"' if k == wide and tag == "td" else ""
+        kind = ' class="n"' if k in numbers else ' class="w"' if k == wide else ""
         return f"<{tag}{kind}>{text(value)}</{tag}>"
 
     lines = ["".join(cell("td", k, value) for k, value in enumerate(row)) for row in rows]
     if not lines:
         return Html("")
     top = "".join(cell("th", k, name) for k, name in enumerate(head))
+    kind = "" if wide is None else ' class="wide"'
     body = "\n".join(f"<tr>{line}</tr>" for line in lines)
     return Html(
-        f'<div class="scroll"><table><thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+        f'<div class="scroll"><table{kind}><thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
     )
 
 

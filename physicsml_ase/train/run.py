@@ -271,7 +271,7 @@ def _tell_the_end(
         log.info("best validation RMSE, epoch %d: %s", best["epoch"], in_words(best["errors"]))
     if test_errors:
         log.info("test RMSE: %s", in_words(test_errors))
-    log.info("model written to %s", folder.model)
+    log.info("model written to %s; see it with `physicsml-ase report %s`", folder.model, folder.run)
     if interrupted:
         log.warning("interrupted: continue with `physicsml-ase resume %s`", folder.run)
 
