@@ -1,4 +1,7 @@
-"""This package for architectures.py, with the weights that it imports from the peer."""
+"""This package for architectures.py, with the weights that it imports from the peer.
+
+Freed memory is kept in the process, as `physicsml-ase md` and `train` do.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +13,9 @@ from ase import Atoms
 def calculator(path: Path) -> object:
     """In float32, eager: every architecture has that."""
     from physicsml_ase import PhysicsMLCalculator
+    from physicsml_ase.cli.options import keep_memory
 
+    keep_memory()
     return PhysicsMLCalculator(str(path), dtype="float32", backend="eager")
 
 
@@ -18,8 +23,10 @@ def trainer(path: Path, frames: list[Atoms]) -> Callable[[], None]:
     """Mean square errors of energies per atom and forces."""
     from physicsml_ase.atoms import to_graph
     from physicsml_ase.checkpoint import load_potential
+    from physicsml_ase.cli.options import keep_memory
     from physicsml_ase.graph import collate
 
+    keep_memory()
     potential = load_potential(path, dtype="float32").requires_grad_(True).train()
     graph = collate([to_graph(frame, potential.domain.cutoff) for frame in frames])
     energies = torch.tensor([frame.get_potential_energy() for frame in frames], dtype=torch.float64)
