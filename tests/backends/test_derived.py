@@ -34,6 +34,8 @@ def test_compiled_is_plain(name: str, backend: str) -> None:
         atoms.info["temperature"] = 350.0
     graphs = {k: to_graph(a, 4.0, attrs=potential.domain.attrs) for k, a in kinds.items()}
     graphs["batch"] = collate([graphs["molecule"], graphs["crystal"]])
+    if backend == "compile":  # which may compile again for sizes that are equal by chance
+        graphs = {k: graphs[k] for k in ("triclinic", "batch")}
     for graph in graphs.values():
         plain, fast = potential(graph), engine(graph)
         for key, value in plain.items():
