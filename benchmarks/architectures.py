@@ -67,7 +67,10 @@ def models(architecture: str, elements: str, folder: Path) -> tuple[Path, Path]:
     command = [sys.executable, "-m", "physicsml_ase.cli", "import", architecture, str(theirs)]
     command += ["-o", str(ours), "--python", peer]
     if architecture == "tensor_net":
-        command += ["--elements", elements]
+        from ase.data import chemical_symbols
+
+        symbols = " ".join(chemical_symbols[int(z)] for z in elements.split(","))
+        command += ["--elements", symbols]
     subprocess.run(command, check=True)
     return theirs, ours
 
