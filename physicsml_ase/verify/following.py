@@ -51,7 +51,7 @@ def follow(subject: Subject, structures: Sequence[Structure], skin: float, backe
     deviations, used, skin = list[float](), backend, min(skin, SKIN)
     for number, structure in enumerate(structures):
         # one calculator for a trajectory, as in MD
-        calculator = PhysicsMLCalculator(subject.potential, subject.device, skin=skin, backend=backend)
+        calculator = _calculator(subject, skin, backend)
         path = _path(structure, 0.75 * skin, np.random.default_rng(number))
         for place, right in zip(path, subject.results(path)):
             found = results_of(calculator, place, subject)
@@ -93,13 +93,20 @@ def _path(structure: Structure, distance: float, rng: np.random.Generator) -> li
     return path
 
 
+def _calculator(subject: Subject, skin: float, backend: str) -> PhysicsMLCalculator:
+    """A calculator with nothing to say of structures that are unlike the training data: these are to be."""
+    return PhysicsMLCalculator(
+        subject.potential, subject.device, skin=skin, backend=backend, on_extrapolation="ignore"
+    )
+
+
 def _dtype(subject: Subject) -> str:
     return str(subject.potential.dtype).removeprefix("torch.")
 
 
 def check_nve(subject: Subject, structure: Structure, skin: float, backend: str) -> tuple[Check, Trace]:
     """A short run at constant energy, and its trace."""
-    calculator = PhysicsMLCalculator(subject.potential, subject.device, skin=skin, backend=backend)
+    calculator = _calculator(subject, skin, backend)
     atoms = with_info(structure, subject.domain)
     lightest = float(atoms.get_masses().min())
     step_fs = min(0.25 * lightest**0.5, 1.0)  # a quarter for hydrogen, which has periods of 10 fs

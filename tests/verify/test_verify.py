@@ -1,6 +1,7 @@
 """A right model passes every check, and each thing that can be wrong fails the check that is for it."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from physicsml_ase import PhysicsMLCalculator
 from physicsml_ase.atoms import to_graph
+from physicsml_ase.backends.choose import Backend
 from physicsml_ase.checkpoint import save_potential
 from physicsml_ase.config import MODELS, validate
 from physicsml_ase.conventions import PROPERTIES, Label
@@ -149,6 +151,14 @@ class NotANumber(Changed):
         out["energy"] = out["energy"] * torch.nan
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _short_runs() -> Iterator[None]:
+    """Of 30 steps, which are enough to see energy that is not conserved."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("physicsml_ase.verify.following.NVE_STEPS", 30)
+        yield
+
+
 @pytest.fixture(scope="module")
 def right(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Verification]:
     path = saved(tmp_path_factory.mktemp("verify") / "model.ckpt", make())
@@ -233,6 +243,34 @@ def test_a_list_with_half_its_skin_fails(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(VerletList, "_bounds", careless)
     assert "skin" in failed(verify(make()))
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_wrong_backend_fails(monkeypatch: pytest.MonkeyPatch, at_once: bool) -> None:
+    """Whether it is found at the first structure, and not used, or goes wrong later."""
+    calls = 0
+
+    def kernel(potential: Potential, threads: int | None) -> Backend:
+        def compute(graph: Graph) -> dict[str, Tensor]:
+            nonlocal calls
+            calls += 1
+            factor = 1.001 if at_once or calls > 3 else 1.0
+            return {name: factor * value for name, value in potential(graph).items()}
+
+        return compute
+
+    monkeypatch.setattr("physicsml_ase.verify.run.not_native", lambda potential: None)
+    monkeypatch.setattr("physicsml_ase.backends.choose._kernel", kernel)
+    found = verify(make(), backend="eager")
+    assert failed(found) == {"kernel"}
+    assert not at_once or "is not used" in found["kernel"].what
+
+
+@pytest.mark.slow
+def test_compiled_code_is_checked() -> None:
+    found = verify(make(model="gaunt_ace"), compile=True)
+    assert found.passed, found.text()
+    assert {"compile", "aoti"} <= {check.name for check in found.checks}
 
 
 def test_changed_weights_are_seen(right: tuple[Path, Verification], tmp_path: Path) -> None:
