@@ -153,8 +153,7 @@ def consistency(fit: Probe) -> tuple[list[Finding], dict[str, float]]:
     for name, found in evidence._asdict().items():
         if found.points:
             numbers |= {f"{name}.slope": found.middle, f"{name}.correlation": found.correlation}
-    sizes = [len(frame.atoms) for frame in fit.frames]
-    return judge(evidence, sizes, fit.correlation) + stresses(fit) + follow_nothing(fit), numbers
+    return judge(evidence, fit) + stresses(fit) + follow_nothing(fit), numbers
 
 
 def _looked_at_again(

@@ -13,7 +13,7 @@ from physicsml_ase.check.work import SAME_CELL, Guess, works
 ORDINARY = 1.55
 """Slopes up to this factor from one are the fit's own error..."""
 ORDINARY_BY_FIT = 1.75
-"""The same where the fit is all there is, ..."""
+"""The same of periodic frames where the fit is all there is: it says little of what an even strain does..."""
 FITTED = 0.6
 """... which must correlate with the forces by this."""
 CLEAR = 1.35
@@ -84,14 +84,15 @@ def energy_against_forces(fit: Probe) -> Evidence:
     return Evidence(slopes[0], slopes[1], _by_fit(fit))
 
 
-def judge(evidence: Evidence, sizes: list[int], fits: float) -> list[Finding]:
-    """What the slopes say about energies and forces of frames of these sizes; the forces' fit correlates so."""
+def judge(evidence: Evidence, fit: Probe) -> list[Finding]:
+    """What the slopes say about energies and forces of the frames."""
+    sizes = [len(frame.atoms) for frame in fit.frames]
     found, how = evidence.best
     ordinary, clear = ORDINARY, CLEAR
     if found is evidence.by_fit:
-        if fits < FITTED:
+        if fit.correlation < FITTED:
             return []
-        ordinary = ORDINARY_BY_FIT
+        ordinary = ORDINARY_BY_FIT if any(f.atoms.pbc.any() for f in fit.frames) else ORDINARY
     others = [s for s in evidence if s.points >= FEW and abs(s.correlation) >= SURE]
     middle = found.middle
     if not found.points or 1 / ordinary < middle < ordinary:
