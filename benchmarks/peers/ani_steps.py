@@ -23,7 +23,7 @@ def calculator(path: Path) -> object:
 
 def trainer(path: Path, frames: list[Atoms]) -> Callable[[], None]:
     """Mean square errors of energies per atom and forces."""
-    model = _model().train()
+    model = _model("all_pairs").train()  # the only list that takes batches
     model.load_state_dict(torch.load(path))
     numbers = torch.stack([torch.from_numpy(frame.numbers).long() for frame in frames])
     positions = torch.stack([torch.from_numpy(frame.positions).float() for frame in frames])
@@ -46,12 +46,12 @@ def trainer(path: Path, frames: list[Atoms]) -> Callable[[], None]:
     return step
 
 
-def _model() -> torch.nn.Module:
+def _model(neighborlist: str = "adaptive") -> torch.nn.Module:
     assembler = Assembler(periodic_table_index=True)
     assembler.set_symbols(["H", "C", "N", "O"])
     assembler.set_atomic_networks(ctor="ani1x")
     assembler.set_global_cutoff_fn("cosine")
     assembler.set_aev_computer(angular="ani1x", radial="ani1x", strategy="pyaev")
-    assembler.set_neighborlist("adaptive")
+    assembler.set_neighborlist(neighborlist)
     assembler.set_gsaes_as_self_energies("wb97x-631gd")
     return assembler.assemble(1)

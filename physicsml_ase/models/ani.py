@@ -133,17 +133,18 @@ class ANI(nn.Module):
         x = self.aev(i, element, element.index_select(0, j), r_ij, d_ij)
         attrs = self.attrs(graph)
         x = x if attrs is None else torch.cat([x, attrs], dim=1)
-        places, outputs = [], []
+        places, features, outputs = [], [], []
         for k, network in enumerate(self.networks.values()):
             atoms = (element == k).nonzero()[:, 0]
             if atoms.shape[0]:
                 scalars, energies = network(x.index_select(0, atoms))
                 padding = self.num_node_scalars - scalars.shape[1]
-                outputs.append(torch.cat([energies, nn.functional.pad(scalars, (0, padding))], dim=1))
+                features.append(nn.functional.pad(scalars, (0, padding)) if padding else scalars)
+                outputs.append(energies)
                 places.append(atoms)
-        out = x.new_zeros(x.shape[0], 1 + self.num_node_scalars)
-        out = out.index_copy(0, torch.cat(places), torch.cat(outputs))
-        return Features(node_scalars=out[:, 1:], node_energy=out[:, 0])
+        order = torch.cat(places).argsort()
+        energy = torch.cat(outputs).index_select(0, order)[:, 0]
+        return Features(node_scalars=torch.cat(features).index_select(0, order), node_energy=energy)
 
 
 def settled(

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from physicsml_ase.nn.features import segment_sum
 from physicsml_ase.nn.operators import differentiated, operator
 
 BLOCK = 1 << 18
@@ -21,11 +22,18 @@ def blocks(size: int, width: int) -> Iterator[slice]:
     return (slice(start, min(start + step, size)) for start in range(0, size, step))
 
 
+def outer_sum(a: Tensor, b: Tensor, group: Tensor, num_groups: int) -> Tensor:
+    """(E, M) and (E, K) summed to (G, M, K)."""
+    if a.shape[0] * a.shape[1] * b.shape[1] <= BLOCK:  # all of them stay in the cache
+        return segment_sum(a[:, :, None] * b[:, None, :], group, num_groups)
+    return _outer_sum(a, b, group, num_groups)
+
+
 @operator(
     "outer_sum(Tensor a, Tensor b, Tensor group, SymInt num_groups) -> Tensor",
     fake=lambda a, b, group, num_groups: a.new_empty(num_groups, a.shape[1], b.shape[1]),
 )
-def outer_sum(a: Tensor, b: Tensor, group: Tensor, num_groups: int) -> Tensor:
+def _outer_sum(a: Tensor, b: Tensor, group: Tensor, num_groups: int) -> Tensor:
     """(E, M) and (E, K) summed to (G, M, K)."""
     out = a.new_zeros(num_groups, a.shape[1], b.shape[1])
     for block in blocks(a.shape[0], a.shape[1] * b.shape[1]):
@@ -67,7 +75,7 @@ def _of_left(ctx: Any, h: Tensor) -> tuple[Tensor | None, ...]:
     g, b, group = ctx.saved_tensors
     to_g, to_b, *_ = ctx.needs_input_grad
     return (
-        outer_sum(h, b, group, g.shape[0]) if to_g else None,
+        _outer_sum(h, b, group, g.shape[0]) if to_g else None,
         outer_right(g, h, group) if to_b else None,
         None,
     )
@@ -77,7 +85,7 @@ def _of_right(ctx: Any, h: Tensor) -> tuple[Tensor | None, ...]:
     g, a, group = ctx.saved_tensors
     to_g, to_a, *_ = ctx.needs_input_grad
     return (
-        outer_sum(a, h, group, g.shape[0]) if to_g else None,
+        _outer_sum(a, h, group, g.shape[0]) if to_g else None,
         outer_left(g, h, group) if to_a else None,
         None,
     )
