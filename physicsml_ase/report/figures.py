@@ -110,7 +110,8 @@ def conservation(checks: Verification) -> list[Picture]:
     if trace is None:
         return []
     alt = "total energy in a short run at constant energy"
-    return [_panel("nve", alt, draw_conservation, trace.time, trace.total, trace.num_atoms)]
+    picture = _panel("nve", alt, draw_conservation, trace.time, trace.total, trace.num_atoms)
+    return [picture._replace(caption=checks["NVE"].what)]
 
 
 def _in_words(frame: FrameErrors) -> str:

@@ -37,6 +37,8 @@ def _one(domain: Domain, name: str, a: Results, b: Results, volume: float) -> fl
         least = domain.energy_scale * num_atoms(a)
     elif name == "stress":  # as a virial, of such forces times about an Å
         x, y, least = x * volume, y * volume, domain.energy_scale * num_atoms(a)
+    if np.isinf(x).any() or np.isinf(y).any():
+        return np.inf
     if not np.array_equal(np.isnan(x), np.isnan(y)) or (np.isnan(x).any() and name != "stress"):
         return np.inf  # without a volume there is no stress
     largest = max(_largest(x), least)
@@ -44,8 +46,8 @@ def _one(domain: Domain, name: str, a: Results, b: Results, volume: float) -> fl
 
 
 def num_atoms(results: Results) -> int:
-    """Number of atoms of a structure with energies, by its results."""
-    return len(results["energies"])
+    """Number of atoms of a structure, by its results; 1 where nothing tells."""
+    return next((len(results[name]) for name in ("energies", "forces") if name in results), 1)
 
 
 def _largest(x: Floats) -> float:

@@ -52,7 +52,8 @@ def follow(subject: Subject, structures: Sequence[Structure], skin: float, backe
     for number, structure in enumerate(structures):
         # one calculator for a trajectory, as in MD
         calculator = _calculator(subject, skin, backend)
-        path = _path(structure, 0.75 * skin, np.random.default_rng(number))
+        bends = structure.atoms.pbc.all() and subject.domain.cell is None
+        path = _path(structure, 0.75 * skin, bends, np.random.default_rng(number))
         for place, right in zip(path, subject.results(path)):
             found = results_of(calculator, place, subject)
             names = tuple(name for name in COMPARED if name in found)
@@ -66,23 +67,22 @@ def results_of(calculator: PhysicsMLCalculator, structure: Structure, subject: S
     atoms = with_info(structure, subject.domain)
     calculator.calculate(atoms)
     out = {name: np.asarray(calculator.results[name]) for name in COMPARED if name in calculator.results}
-    if "energy" in out:
+    if "energy" in out and "energies" in calculator.results:
         references = subject.potential.references(torch.from_numpy(atoms.numbers).to(subject.device))
         out["energy"] = out["energy"] - float(references.sum())
-        out["energies"] = np.zeros(len(atoms))  # their number, for scales
     if "stress" in out:
         out["stress"] = voigt_to_matrix(out["stress"])
     return out
 
 
-def _path(structure: Structure, distance: float, rng: np.random.Generator) -> list[Structure]:
+def _path(structure: Structure, distance: float, bends: bool, rng: np.random.Generator) -> list[Structure]:
     """Places on the way of a structure: atoms leave the skin, and the cell is sheared, as in MD; then they change
     places, so that every list from before is wrong, and move on."""
     atoms = structure.atoms
     towards = rng.normal(size=(len(atoms), 3))
     towards *= distance / np.linalg.norm(towards, axis=1, keepdims=True)
     shear = np.eye(3)
-    shear[0, 1] = 0.04 if atoms.pbc.all() else 0.0
+    shear[0, 1] = 0.04 if bends else 0.0
     path = []
     for k in range(1, 9):
         x, cell = atoms.positions, atoms.cell.array

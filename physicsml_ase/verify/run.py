@@ -56,7 +56,7 @@ def verify(
     stored = stored if isinstance(model, Potential) else model
     contents = read_checkpoint(stored) if stored is not None else None
     with _quiet():
-        run = _Run(potential, *_structures(potential, contents, frames))
+        run = _Run(Subject(potential).potential, *_structures(potential, contents, frames))
         if contents is not None:
             run.replay(contents)
         run.physics()

@@ -18,6 +18,7 @@ from torch import Tensor
 from physicsml_ase.atoms import EDGES_PER_BATCH, build_graph, graph_attrs
 from physicsml_ase.conventions import Level
 from physicsml_ase.domain import Domain
+from physicsml_ase.evaluate.frames import levels_of
 from physicsml_ase.graph import Graph, collate, split
 from physicsml_ase.neighbors import neighbor_list
 from physicsml_ase.potential import Potential
@@ -56,12 +57,13 @@ class Subject:
     """A potential in one number type, for structures one by one or many at once."""
 
     def __init__(self, potential: Potential, dtype: torch.dtype | None = None) -> None:
-        self.potential = potential if dtype in (None, potential.dtype) else copy.deepcopy(potential).to(dtype)
-        self.potential.requires_grad_(False).eval()
+        in_use = potential.training or any(weight.requires_grad for weight in potential.parameters())
+        if in_use or dtype not in (None, potential.dtype):  # it is somebody's, and stays as it is
+            potential = copy.deepcopy(potential).to(dtype).requires_grad_(False).eval()
+        self.potential = potential
         self.domain: Domain = potential.domain
         self.device = potential.references.table.device
-        self.levels: dict[str, Level] = {"forces": "atom", "energies": "atom"}
-        self.levels |= {label.name: label.level for label in potential.labels}
+        self.levels: dict[str, Level] = levels_of(potential.labels)
 
     def graph(self, structure: Structure) -> Graph:
         """The graph of a structure with a neighbour list of its own."""
@@ -85,7 +87,7 @@ class Subject:
     def parts(self, graph: Graph, out: Mapping[str, Tensor]) -> list[Results]:
         """Outputs of a potential or a backend on a batch, by structure."""
         out = {name: value.detach().cpu().double() for name, value in out.items()}
-        if "energy" in out:  # of 1e5 eV of reference energies, the digits that matter are the last
+        if "energies" in out:  # of 1e5 eV of reference energies, the digits that matter are the last
             references = self.potential.references(graph.atomic_numbers.to(self.device)).cpu()
             total = torch.zeros(len(graph.num_atoms), dtype=torch.float64)
             out["energies"] = out["energies"] - references

@@ -175,7 +175,10 @@ def test_without_a_test_set_validation_is_shown(
     record["data"]["test"] = None
     record["summary"]["sources"]["validation"]["hash"] = "other"
     (copy / "run.json").write_text(json.dumps(record))
+    with (copy / "train.log").open("a") as log:
+        log.write("2030-01-01 00:00:00 WARNING a <b>warning</b>\n" * 2)
     text = write_report(copy, structures=1).read_text()
+    assert '<td class="n">2</td><td class="w">a &lt;b&gt;warning&lt;/b&gt;</td>' in text
     assert "There is no test set" in text
     assert "Errors on the validation set" in text
     assert "The validation data changed" in text

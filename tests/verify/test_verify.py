@@ -289,6 +289,37 @@ def test_other_labels_turn_too() -> None:
     assert any("forces" in note for note in found.notes)
 
 
+def test_inputs_and_own_edges_are_given() -> None:
+    """A model with inputs of its own, with edges from atoms to themselves, and with a cell for all structures."""
+    told = Domain(
+        cutoff=CUTOFF,
+        elements=(1, 8),
+        attrs=("temperature", "field"),
+        attr_shifts=(300.0, 0.0, 1.0),
+        attr_scales=(100.0, 1.0, 1.0),
+        self_interaction=True,
+        shortest_distances={"H-O": 0.9},
+    )
+    found = verify(make(domain=told))
+    assert found.passed, found.text()
+    boxed = Domain(
+        cutoff=CUTOFF,
+        elements=(1, 8),
+        pbc=(True, True, True),
+        cell=((6.0, 0.0, 0.0), (0.5, 6.0, 0.0), (0.0, 0.0, 6.0)),
+        shortest_distances={"H-O": 0.9},
+    )
+    found = verify(make(domain=boxed), [molecule("H2O")])
+    assert found.passed, found.text()
+
+
+def test_a_model_in_training_stays_as_it_is() -> None:
+    potential = make().train().requires_grad_(True)
+    assert verify(potential).passed
+    assert potential.training
+    assert all(weight.requires_grad and weight.grad is None for weight in potential.parameters())
+
+
 def test_the_calculator_tests_itself(right: tuple[Path, Verification]) -> None:
     calculator = PhysicsMLCalculator(right[0], dtype="float64", skin=0.3)
     water = molecule("H2O")
