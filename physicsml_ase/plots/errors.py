@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from physicsml_ase.plots.learning import _Plain
+from physicsml_ase.plots.learning import Plain, readable_log
 from physicsml_ase.plots.style import COLOURS, FAINT, INK, Array, dress, literal
 
 MOST_GROUPS = 14
@@ -28,7 +28,7 @@ def draw_distribution(axes: Axes, errors: Array, name: str, unit: str) -> None:
         axes.legend(fontsize=7.5, frameon=False, loc="upper right")
     axes.set_yscale("log")
     axes.set_ylim(0.7, 4 * max(counts.max(), 1))
-    axes.yaxis.set_major_formatter(_Plain())
+    readable_log(axes)
     axes.set_title(f"{name}: errors")
     axes.set_xlabel(f"predicted − reference [{unit}]" if unit else "predicted − reference")
     axes.set_ylabel("number")
@@ -51,8 +51,8 @@ def draw_groups(axes: Axes, groups: Mapping[str, Array], title: str, unit: str) 
         axes.plot([quarter, most], [row, row], color=COLOURS[0], linewidth=6, solid_capstyle="butt")
         axes.plot([middle], [row], "o", color=COLOURS[1], markersize=4.5)
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(_Plain())
-    axes.xaxis.set_minor_formatter(_Plain(labelOnlyBase=False, minor_thresholds=(1.2, 0.4)))
+    axes.xaxis.set_major_formatter(Plain())
+    axes.xaxis.set_minor_formatter(Plain(labelOnlyBase=False, minor_thresholds=(1.2, 0.4)))
     axes.tick_params(axis="x", which="minor", labelsize=7)
     axes.set_yticks(range(len(shown)), [f"{literal(n, 20)} ({len(sizes[n])})" for n in shown])
     axes.set_ylim(-0.7, len(shown) - 0.3)
@@ -73,7 +73,7 @@ def draw_by_size(axes: Axes, size: Array, error: Array, what: str, unit: str, er
     axes.plot(middle, means, "o-", color=COLOURS[1], linewidth=1.4, markersize=4, label="mean of an eighth")
     axes.legend(fontsize=7.5, frameon=False, loc="lower right")
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(_Plain())
+    readable_log(axes)
     axes.set_title(f"errors by the size of the {what}")
     axes.set_xlabel(f"{what}, reference [{unit}]")
     axes.set_ylabel(f"|error| [{error_unit}]")

@@ -73,11 +73,11 @@ def draw_learning(axes: Axes, panel: str, curves: Mapping[str, Curve]) -> None:
     axes.set_yscale("log")
     if longest >= 20:
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(_Plain())
+        axes.xaxis.set_major_formatter(Plain())
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    _readable_log(axes)
+    readable_log(axes)
     unit = ERROR_UNITS.get(panel)
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss" if panel == "loss" else f"error [{unit}]" if unit else "error")
@@ -88,16 +88,16 @@ def draw_learning(axes: Axes, panel: str, curves: Mapping[str, Curve]) -> None:
     dress(axes)
 
 
-class _Plain(LogFormatter):
+class Plain(LogFormatter):
     """0.5 and 200 instead of 5e-01 and 2e+02."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
         return f"{x:g}" if super().__call__(x, pos) else ""
 
 
-def _readable_log(axes: Axes) -> None:
+def readable_log(axes: Axes) -> None:
     """Numbers beside a logarithmic axis also where it spans less than a decade."""
-    formatter = _Plain(labelOnlyBase=False, minor_thresholds=(2, 0.5))
+    formatter = Plain(labelOnlyBase=False, minor_thresholds=(2, 0.5))
     axes.yaxis.set_major_formatter(formatter)
     axes.yaxis.set_minor_formatter(formatter)
     axes.tick_params(axis="y", which="minor", labelsize=7)

@@ -68,7 +68,7 @@ def data(run: Run, contents: Mapping[str, Contents], domain: Domain | None) -> H
     symbols = sorted({s for of in contents.values() for s in of.atoms})
     if symbols:
         rows = [
-            (name, of.structures, f"{min(of.sizes)} to {max(of.sizes)}", *(of.atoms[s] for s in symbols))
+            (name, of.structures, _span(of.sizes), *(of.atoms[s] for s in symbols))
             for name, of in contents.items()
             if of.sizes
         ]
@@ -90,6 +90,11 @@ def data(run: Run, contents: Mapping[str, Contents], domain: Domain | None) -> H
         head = ("set", "label", "structures", "mean", "std. dev.", "least", "largest", "unit")
         parts += [heading("Labels"), table(head, rows, numbers=(2, 3, 4, 5, 6))]
     return section("data", "Data", *parts)
+
+
+def _span(sizes: Sequence[int]) -> str:
+    low, high = min(sizes), max(sizes)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _rounded(numbers: Sequence[float]) -> list[str]:
