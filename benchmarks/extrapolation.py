@@ -278,7 +278,7 @@ def cost(folder: Path) -> None:
             runs[reaction].run(20)
         steps = max(20, 4000 // len(atoms)) if backend == "kernel" else 40
         times: dict[str, list[float]] = {reaction: [] for reaction in runs}
-        for _ in range(15):
+        for _ in range(25):
             for reaction, run in runs.items():
                 begun = time.process_time()
                 run.run(steps)

@@ -182,10 +182,15 @@ def test_in_dynamics_an_excursion_is_found_though_few_steps_are_checked(ckpt, mo
     dynamics = VelocityVerlet(atoms, 0.2 * units.fs)
     dynamics.run(60)
     assert 3 <= len(checks) <= 5
-    atoms.positions[1] = squeezed(0.6).positions[1]  # between two checks
     checks.clear()
-    atoms.get_forces()
+    for factor in np.linspace(1.0, 0.6, 15):  # between two checks
+        atoms.positions[1] = squeezed(factor).positions[1] - squeezed(1).positions[0] + atoms.positions[0]
+        atoms.get_forces()
     assert len(checks) == 1  # by the atoms' energies
+    checks.clear()
+    atoms.positions[1] = squeezed(1.4).positions[1]  # a jump
+    atoms.get_forces()
+    assert len(checks) == 1
 
 
 # --- what is recorded
@@ -258,3 +263,13 @@ def test_a_checkpoint_in_which_it_is_damaged(ckpt, tmp_path, trust):
 def test_wrong_settings(ckpt, settings, message):
     with pytest.raises(InputError, match=message):
         PhysicsMLCalculator(ckpt, **settings)
+
+
+def test_a_scan_of_the_cell_is_no_dynamics(ckpt, monkeypatch):
+    checks = []
+    whole = Extrapolation.scores
+    monkeypatch.setattr(Extrapolation, "scores", lambda *a, **k: checks.append(1) or whole(*a, **k))
+    calc = PhysicsMLCalculator(ckpt)
+    for a in (3.0, 3.2, 3.4):
+        calc.calculate(Atoms("O", cell=[a] * 3, pbc=True))
+    assert len(checks) == 3

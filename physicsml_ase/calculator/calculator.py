@@ -57,9 +57,10 @@ class PhysicsMLCalculator(Calculator):
 
     `on_extrapolation` says what to do with structures that are unlike the training data: "warn" once of each kind,
     "raise" `ExtrapolationError`, "record" them in the ASE database `record` as well, or "ignore" them. In MD all is
-    checked every `extrapolation_interval` steps, and the atoms' energies at each. `results["extrapolation"]` is how
-    far each atom is from the training data, 1 at the rim of what was seen. With `uncertainty`, results have the
-    last layer's `energy_uncertainty`, and `forces_uncertainty` when it is asked for: one standard deviation.
+    checked every `extrapolation_interval` steps, the atoms' energies at every fourth.
+    `results["extrapolation"]` is how far each atom is from the training data, 1 at the rim of what was seen. With
+    `uncertainty`, results have the last layer's `energy_uncertainty`, and `forces_uncertainty` when it is asked
+    for: one standard deviation.
     """
 
     name = "physicsml_ase"
@@ -153,7 +154,7 @@ class PhysicsMLCalculator(Calculator):
         out, features = self._engine(graph), self._engine.features
         results = to_results(graph._replace(targets=out), self._levels)
         energies = out.get("energies")
-        self._guard.look(atoms, graph, energies, features, self._inputs.moving.verlet.rebuilds)
+        self._guard.look(atoms, graph, energies, features)
 
         def extrapolation() -> Value:
             return self._guard.known.scores(graph, energies, features).worst.cpu().numpy()

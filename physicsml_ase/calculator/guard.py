@@ -1,7 +1,7 @@
 """What a calculator does about structures that are unlike the training data.
 
 A check of everything (`Extrapolation`) is made of a structure that is not the last one moved a little, then every
-`interval` calculations, and at once where the energy of an atom, which costs nothing to compare, leaves its range.
+`interval` calculations, and when the energy of an atom, which costs little to compare, is found out of its range.
 """
 
 import logging
@@ -26,7 +26,12 @@ REACTIONS = ("warn", "raise", "record", "ignore")
 LIMIT = 1.5
 """Scores above this are extrapolation. 1 is the rim of what was seen, which one atom in a thousand passes at the
 temperature of the training data."""
-INTERVAL = 20
+INTERVAL = 200
+"""Calculations between whole checks. One costs as much as two steps of a molecule by the kernel."""
+JUMP, STEP = 0.15, 0.06
+"""No step of dynamics moves one atom of a molecule so far, nor all atoms on average [Å]: the structure is another."""
+QUICK = 4
+"""Calculations between comparisons of the atoms' energies alone, which cost a hundredth of a step."""
 
 
 class ExtrapolationError(InputError):
@@ -51,7 +56,13 @@ class Guard:
         self._outside = False  # what it found
         self._numbers: NDArray[np.int64] | None = None
         self._range: EnergyRange | None = None
-        self._rebuilds = [-1, -1]  # of the neighbour list, at the last two calculations
+        self._graph_numbers: torch.Tensor | None = None
+        self._graph_cell: torch.Tensor | None = None
+        self._positions, self._cell = np.zeros((0, 3)), np.zeros((3, 3))
+        self._rebuilds, self._rebuilt = (
+            -1,
+            False,
+        )  # of the neighbour list, and whether at the last calculation
         if not potential.trust and reaction != "ignore":
             level = logging.INFO if reaction == "warn" else logging.WARNING
             log.log(level, "the model has no measure of its training data: only distances are guarded")
@@ -62,26 +73,29 @@ class Guard:
         graph: Graph,
         energies: torch.Tensor | None,
         features: torch.Tensor | None,
-        rebuilds: int,
     ) -> Scores | None:
-        """Check a structure where one is due, and react; the scores where it was. `rebuilds` of the neighbour list
-        at two calculations in a row are a sign that they are of different structures."""
+        """Check a structure where one is due, and react; the scores where it was."""
         if self.reaction == "ignore":
             return None
-        other = self._numbers is None or not np.array_equal(atoms.numbers, self._numbers)
+        self._since += 1
+        other = odd = False
+        if graph.atomic_numbers is not self._graph_numbers:  # else it is the last graph with other positions
+            self._graph_numbers = graph.atomic_numbers
+            other = self._numbers is None or not np.array_equal(atoms.numbers, self._numbers)
+        jumped = other or _far(atoms.positions, self._positions)
+        self._positions = atoms.positions.copy()
+        if graph.cell is not self._graph_cell:
+            jumped = jumped or _far(atoms.cell.array, self._cell)
+            self._graph_cell, self._cell = graph.cell, atoms.cell.array.copy()
         if other:
             self._numbers = atoms.numbers.copy()
             self._range = EnergyRange(self.known.cloud, self._numbers) if self.known.cloud else None
-        jumped = rebuilds - self._rebuilds[0] > 1
-        self._rebuilds = [self._rebuilds[1], rebuilds]
-        self._since += 1
-        odd = False
-        if self._range is not None and energies is not None and not self._outside:
+        if self._range is not None and energies is not None and not self._outside and not self._since % QUICK:
             odd = bool((self._range(energies.cpu().numpy()) > LIMIT).any())
-        if not (other or jumped or odd or self._since >= self.interval):
+        if not (jumped or odd or self._since >= self.interval):
             return None
         scores, self._since = self.known.scores(graph, energies, features), 0
-        begins = other or jumped or not self._outside
+        begins = jumped or not self._outside
         self._outside = bool((scores.worst > LIMIT).any())
         if self._outside:
             self._react(atoms, graph, scores, begins)
@@ -90,6 +104,7 @@ class Guard:
     def _react(self, atoms: Atoms, graph: Graph, scores: Scores, begins: bool) -> None:
         kinds = [kind for kind, value in scores._asdict().items() if (value > LIMIT).any()]
         if self.reaction == "raise":
+            self._since = self.interval  # the next structure is looked at
             raise ExtrapolationError(f"extrapolation: {self.known.in_words(kinds[0], graph, scores)}")
         for kind in kinds:
             if kind not in self._told:
@@ -97,3 +112,9 @@ class Guard:
                 log.warning("extrapolation: %s (told once)", self.known.in_words(kind, graph, scores))
         if self.recorder is not None:
             self.recorder.offer(atoms, scores.worst.cpu().numpy(), kinds, begins)
+
+
+def _far(now: NDArray[np.float64], before: NDArray[np.float64]) -> bool:
+    """Whether a structure is not the last one after a step."""
+    moved = (now - before).ravel()
+    return float(moved @ moved) > JUMP**2 + len(now) * STEP**2

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from physicsml_ase.backends.compiled import volume
@@ -34,7 +35,7 @@ def to_results(graph: Graph, levels: Mapping[str, Level], where: str = "") -> Re
     """ASE's units, shapes and order, from a graph of one structure with its outputs as targets."""
     results: Results = {}
     for name, tensor in graph.targets.items():
-        value = tensor.cpu().double().numpy()
+        value = tensor.to("cpu", torch.float64).numpy()
         level = levels[name]
         if level == "structure":
             value = value[0]

@@ -80,22 +80,22 @@ def whitening(x: Tensor) -> Tensor:
     return vectors * values.clamp_min(1e-24).rsqrt() / scale[:, None]
 
 
-def distances(cloud: Mapping[str, Tensor], numbers: Tensor, x: Tensor) -> Tensor:
-    """Mahalanobis distance of each atom (N,) from its element's cloud; infinite for an element without one."""
+def distances(cloud: Mapping[str, Tensor], numbers: Tensor, x: Tensor, scaled: bool = False) -> Tensor:
+    """Mahalanobis distance of each atom (N,) from its element's cloud, `scaled` by the cloud's rim; infinite for an
+    element without one."""
     out = x.new_full((x.shape[0],), torch.inf)
     for k, z in enumerate(cloud["elements"].tolist()):
         of = (numbers == z).nonzero()[:, 0]
         if of.shape[0]:
             away = x.index_select(0, of) - cloud["mean"][k].to(x)
-            out[of] = (away @ cloud["matrix"][cloud["group"][k]].to(x)).norm(dim=1)
+            d = torch.linalg.vector_norm(away @ cloud["matrix"][cloud["group"][k]].to(x), dim=1)
+            out.index_copy_(0, of, d / cloud["rim"][k].to(x) if scaled else d)
     return out
 
 
 def feature_scores(cloud: Mapping[str, Tensor], numbers: Tensor, x: Tensor) -> Tensor:
     """How far each atom (N,) is from the training atoms by its features (N, F): 1 at the rim of the cloud."""
-    rim = x.new_full((NUM_ELEMENTS,), torch.nan)
-    rim[cloud["elements"].to(x.device)] = cloud["rim"].to(x)
-    return distances(cloud, numbers, x) / rim.index_select(0, numbers).nan_to_num(1.0)
+    return distances(cloud, numbers, x, scaled=True)
 
 
 class EnergyRange:

@@ -33,8 +33,10 @@ class Scores(NamedTuple):
 
     @property
     def worst(self) -> Tensor:
-        """The highest of each atom, (N,)."""
-        return torch.stack(tuple(self)).amax(0)
+        """That of each atom's features, and any other that is higher where it is beyond the rim, (N,)."""
+        others = torch.stack([self.distance, self.neighbors, self.energy]).amax(0)
+        # within it they say little: every fourth atom has as many neighbours as any had
+        return torch.where(others > 1, torch.maximum(others, self.features), self.features)
 
 
 class Extrapolation:
@@ -45,10 +47,16 @@ class Extrapolation:
         self.domain, self.potential = domain, potential
         self.cloud = {name: t.to(device) for name, t in potential.trust.get("cloud", {}).items()}
         self._shortest = _pairs(domain).to(device)
-        fewest, most = torch.zeros(NUM_ELEMENTS), torch.full((NUM_ELEMENTS,), torch.inf)
+        fewest, most, middle = (torch.zeros(NUM_ELEMENTS, dtype=torch.float64) for _ in range(3))
         for symbol, (low, high) in domain.neighbor_counts.items():
             fewest[atomic_numbers[symbol]], most[atomic_numbers[symbol]] = low, high
-        self._fewest, self._most = fewest.to(device), most.to(device)
+        half = torch.full_like(middle, torch.inf)  # no range, no score
+        if self.cloud:
+            seen = self.cloud["elements"].cpu()
+            middle[seen], half[seen] = (self.cloud[f"energy_{of}"].cpu() for of in ("middle", "half"))
+        self._fewest, self._most, self._middle, self._half = (
+            table.to(device) for table in (fewest, most, middle, half)
+        )
 
     @property
     def knows(self) -> bool:
@@ -64,28 +72,19 @@ class Extrapolation:
         centre, zero = graph.edge_index[0], d.new_zeros(z.shape[0])
         distance = zero.scatter_reduce(0, centre, torch.where(inside, near, 0.0), "amax")
         count = zero.index_add(0, centre, inside.to(d))
-        few, many = self._fewest.to(d).index_select(0, z), self._most.to(d).index_select(0, z)
-        neighbors = torch.maximum((count + 1) / (many + 1), (few + 1) / (count + 1))
-        if not self.domain.neighbor_counts:
-            neighbors = zero
-        by_features = by_energy = zero
+        neighbors = by_features = by_energy = zero
+        if self.domain.neighbor_counts:
+            few, many = self._fewest.index_select(0, z), self._most.index_select(0, z)
+            neighbors = torch.maximum((count + 1) / (many + 1), (few + 1) / (count + 1))
         if self.cloud:
             if features is None:
                 with torch.no_grad():
                     features = self.potential.features(graph).node_scalars
             by_features = feature_scores(self.cloud, z, features).double()
             if energies is not None:
-                by_energy = self.energy_scores(z, energies)
+                away = (energies - self._middle.index_select(0, z)).abs()
+                by_energy = away / self._half.index_select(0, z)
         return Scores(distance, neighbors, by_features, by_energy)
-
-    def energy_scores(self, z: Tensor, energies: Tensor) -> Tensor:
-        """Scores (N,) of the energies of atoms [eV]; zero for an element without any in training."""
-        middle, half = (energies.new_zeros(NUM_ELEMENTS) for _ in range(2))
-        half += torch.inf
-        middle[self.cloud["elements"]], half[self.cloud["elements"]] = (
-            self.cloud[name].to(energies) for name in ("energy_middle", "energy_half")
-        )
-        return (energies - middle.index_select(0, z)).abs() / half.index_select(0, z)
 
     def in_words(self, kind: str, graph: Graph, scores: Scores) -> str:
         """What is unlike the training data in the atom with the highest score of a kind."""
