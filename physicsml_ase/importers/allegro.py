@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from physicsml_ase.config import validate
+from physicsml_ase.importers.learned import LEARNED
 from physicsml_ase.importers.nequip_parts import (
     basis_settings,
     by_number,
@@ -43,7 +44,7 @@ def from_allegro(meta: Mapping[str, Any], state: Mapping[str, Tensor]) -> Potent
     config = validate(AllegroConfig, settings)
     expected = [step.outputs for step in products(len(layers), lmax, config.parity)]
     refuse(meta, {"irreps of layers": irreps == expected})
-    potential = Potential(config, make_domain(meta, state), ()).to(state["readout.0"].dtype)
+    potential = Potential(config, make_domain(meta, state), LEARNED).to(state["readout.0"].dtype)
     load(potential, dict(_renamed(config, meta, state)))
     return potential
 

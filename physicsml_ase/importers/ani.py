@@ -16,6 +16,7 @@ from torch import Tensor
 from physicsml_ase.config import validate
 from physicsml_ase.conventions import InputError
 from physicsml_ase.domain import Domain
+from physicsml_ase.importers.learned import LEARNED
 from physicsml_ase.models.ani import PRESETS, ANIConfig, Preset
 from physicsml_ase.potential import Potential
 
@@ -70,7 +71,7 @@ def from_torchani(state: Mapping[str, Tensor], member: int = 0) -> Potential:
         atomic_energies={numbers[s]: float(e) * Hartree for s, e in zip(networks, energies)},
     )
     config = validate(ANIConfig, {"which_ani": preset, "cutoff_function": "cosine"})
-    potential = Potential(config, domain, ()).to(next(iter(first.values())).dtype)
+    potential = Potential(config, domain, LEARNED).to(next(iter(first.values())).dtype)
     try:
         potential.load_state_dict(dict(_renamed(state, networks)))
     except RuntimeError as error:

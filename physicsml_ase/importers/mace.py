@@ -16,8 +16,9 @@ from ase import Atoms
 from torch import Tensor
 
 from physicsml_ase.atoms import to_graph
-from physicsml_ase.conventions import PROPERTIES, InputError, Label
+from physicsml_ase.conventions import InputError
 from physicsml_ase.domain import Domain
+from physicsml_ase.importers.learned import LEARNED
 from physicsml_ase.importers.opening import plain_data
 from physicsml_ase.models.mace import MACEConfig, channels_and_degree
 from physicsml_ase.nn.couplings import MulIrrep, irreps_text, parse_irreps
@@ -28,7 +29,6 @@ from physicsml_ase.potential import Potential
 FORMAT = "mace-torch as plain data"
 CLOSE = 1e-4
 """Agreement with mace-torch that is asked for: its tables are rounded to float32 in models of that type."""
-LABELS = ("energy", "forces", "stress")
 State = Mapping[str, Tensor]
 
 
@@ -89,8 +89,7 @@ def from_mace(config: Mapping[str, Any], state: State, head: str | None = None) 
         short_range="none",
     )
     ours = _config(config)
-    labels = tuple(Label(n, PROPERTIES[n].level, PROPERTIES[n].shape, n) for n in LABELS)
-    potential = Potential(ours, domain, labels).double()
+    potential = Potential(ours, domain, LEARNED).double()
     weights = _weights(ours, state, order, place, len(heads))
     potential.model.load_state_dict(weights)
     return potential.eval()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from physicsml_ase.config import validate
 from physicsml_ase.importers.allegro import from_allegro
+from physicsml_ase.importers.learned import LEARNED
 from physicsml_ase.importers.nequip_parts import (
     basis_settings,
     by_number,
@@ -63,7 +64,7 @@ def from_nequip(meta: Mapping[str, Any], state: Mapping[str, Tensor]) -> Potenti
         "bessel_factor": math.isclose(meta["bessel_factor"], 2 * math.pi / meta["r_max"] ** 2),
     })  # fmt: skip
     domain = make_domain(meta, state)
-    potential = Potential(config, domain, ()).to(state["readout.0"].dtype)
+    potential = Potential(config, domain, LEARNED).to(state["readout.0"].dtype)
     load(potential, dict(_renamed(potential, meta, state)))
     return potential
 

@@ -56,7 +56,7 @@ def import_model(
     if code not in CODES:
         raise InputError(f"{code!r} is not one of {', '.join(CODES)}")
     with tempfile.TemporaryDirectory() as folder:
-        if python is not None and plain_data(path) is None:
+        if python is not None and not _is_dump(path):
             path = _dumped(python, "dump_mace.py" if code == "mace" else "dump_nequip.py", path, Path(folder))
         if code == "mace":
             from physicsml_ase.importers.mace import import_mace
@@ -65,6 +65,12 @@ def import_model(
         from physicsml_ase.importers.nequip import import_nequip
 
         return import_nequip(path)
+
+
+def _is_dump(path: Path) -> bool:
+    """Whether one of the dump scripts wrote it; a checkpoint of nequip may be plain data too."""
+    content = plain_data(path)
+    return content is not None and ("format" in content or content.keys() == {"meta", "state"})
 
 
 def example_frames(potential: Potential) -> list[Graph]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from physicsml_ase.config import validate
 from physicsml_ase.conventions import InputError
 from physicsml_ase.domain import Domain
+from physicsml_ase.importers.learned import LEARNED
 from physicsml_ase.models.tensor_net import TensorNetConfig
 from physicsml_ase.nn.features import NUM_ELEMENTS
 from physicsml_ase.potential import Potential
@@ -80,7 +81,7 @@ def from_torchmdnet(
         energy_scale=float(state.get("std", torch.ones(()))) * energy_unit,
         atomic_energies=_atomic_energies(args, state, elements, energy_unit),
     )
-    potential = Potential(config, domain, ()).to(state["representation_model.linear.weight"].dtype)
+    potential = Potential(config, domain, LEARNED).to(state["representation_model.linear.weight"].dtype)
     missing = potential.load_state_dict(dict(_renamed(config, state)), strict=False)
     left_out = [name for name in missing.missing_keys if "wall" not in name]
     if left_out or missing.unexpected_keys:

@@ -56,6 +56,7 @@ def made_by_peer(venv: str, script: str, path: Path, *settings: str) -> Referenc
 
 def assert_equal(potential: Potential, reference: Reference, unit: float = 1.0, rtol: float = 1e-8) -> None:
     """Energies, forces and stress to `rtol` of the largest component; `unit` is the peer's [eV]."""
+    assert [label.name for label in potential.labels] == ["energy", "forces", "stress"]
     potential = potential.eval()
     for name, atoms in reference.structures.items():
         out, found = potential(to_graph(atoms, potential.domain.cutoff)), reference.found[name]
