@@ -107,70 +107,167 @@ class SymmetricContraction(Constants):
 
     def forward(self, a: Tensor, tensors: Sequence[Tensor | None]) -> Tensor:
         """(M, Z C, n) -> (m, Z C, n)."""
-        return Contract.apply(a, self, *tensors)
+        with torch.no_grad():
+            powers = self.powers(a)
+        learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+        weights = OfWeights.apply(self, (a,), powers, *tensors) if learns else None
+        return Contract.apply(a, weights, self, powers, *tensors)
 
-    def powers(self, a: Tensor) -> list[tuple[Tensor, ...]]:
+    def powers(self, a: Tensor) -> "Powers":
         """Monomials of order 1 .. nu - 1 by class, (Q, Z C, n)."""
         out: list[Tensor] = []
         for shorter, last in zip(self.picks, self.lasts):
             out.append(shorter(out[-1]) * last(a) if out else last(a))
-        return [power.split(counts) for power, counts in zip(out, self.num_terms[1:])]
+        return Powers(power.split(counts) for power, counts in zip(out, self.num_terms[1:]))
 
-    def values(
-        self, powers: Sequence[Sequence[Tensor]], a: Tensor, tensors: Sequence[Tensor | None]
-    ) -> tuple[Tensor, Tensor]:
+    def of_powers(self, grads: Sequence[Tensor], a: Tensor, powers: "Powers") -> Tensor:
+        """Gradient to the features (M, Z C, n) from those to the monomials of each order, (Q, Z C, n)."""
+        g_a: Tensor | None = None
+        g = grads[-1]
+        for k in reversed(range(len(grads))):
+            shorter, last = self.picks[k], self.lasts[k]
+            part = last.transposed(g * shorter(torch.cat(powers[k - 1])) if k else g)
+            g_a = part if g_a is None else g_a + part
+            if k:
+                g = grads[k - 1] + shorter.transposed(g * last(a))
+        assert g_a is not None
+        return g_a
+
+    def values(self, powers: "Powers", a: Tensor, tensors: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
         """sum V^nu and sum nu V^nu, (Z C, R, n)."""
-        totals, slopes = [], []
+        sums: list[list[Tensor]] = [[] for _ in range(self.order)]  # of V^1 .. V^nu, of each nu
         for c, rows in enumerate(self.num_rows):
-            total: Tensor | None = None
-            slope: Tensor | None = None
-            for nu in range(self.order, 0, -1):
+            total = tensors[c]
+            if total is None:
+                total = a.new_zeros(a.shape[1], rows, 1)
+            total = total.expand(-1, -1, a.shape[2])
+            sums[0].append(total)
+            for nu in range(2, self.order + 1):
                 tensor = tensors[(nu - 1) * CLASSES + c]
-                if tensor is None:
-                    continue
-                v = tensor if nu == 1 else torch.bmm(tensor, powers[nu - 2][c].transpose(0, 1))
-                total = v if total is None else total + v
-                slope = nu * v if slope is None else torch.add(slope, v, alpha=nu)
-            if total is None or slope is None:
-                total = slope = a.new_zeros(a.shape[1], rows, 1)
-            totals.append(total.expand(-1, -1, a.shape[2]))
-            slopes.append(slope.expand(-1, -1, a.shape[2]))
-        return torch.cat(totals, dim=1), torch.cat(slopes, dim=1)
+                if tensor is not None:
+                    total = torch.baddbmm(total, tensor, powers[nu - 2][c].transpose(0, 1))
+                sums[nu - 1].append(total)
+        *partial, full = (torch.cat(parts, dim=1) for parts in sums)
+        slope = full * self.order if partial else full
+        for part in partial:
+            slope = slope - part
+        return full, slope
+
+    def rows(self, a: Tensor, index: Tensor) -> Tensor:
+        """What each row takes of features or outputs, (M, Z C, n) -> (Z C, R, n)."""
+        return a.index_select(0, index).transpose(0, 1)
+
+    def of_tensors(
+        self, g: Tensor, powers: "Powers", tensors: Sequence[Tensor | None], slopes: bool
+    ) -> list[Tensor | None]:
+        """Gradients to T from those to sum V^nu, or to sum nu V^nu, (Z C, R, n)."""
+        parts = g.split(self.num_rows, dim=1)
+        out: list[Tensor | None] = []
+        for k, tensor in enumerate(tensors):
+            nu, c = k // CLASSES + 1, k % CLASSES
+            if tensor is None:
+                out.append(None)
+            elif nu == 1:
+                out.append(parts[c].sum(2, keepdim=True))
+            else:
+                product = torch.bmm(parts[c], powers[nu - 2][c].permute(1, 2, 0))
+                out.append(product * nu if slopes else product)
+        return out
+
+
+class Powers(list[tuple[Tensor, ...]]):
+    """Monomials by order and class; as a list, no input that autograd sees."""
 
 
 class Contract(torch.autograd.Function):
-    """The contraction, whose derivative to the features needs nothing but what it computed."""
+    """The contraction, whose derivative to the features needs nothing but what it computed.
+
+    `weights` is what `OfWeights` gives: it takes the gradient on to the tensors, where that is wanted.
+    """
 
     @staticmethod
-    def forward(ctx, a: Tensor, of: SymmetricContraction, *tensors: Tensor | None) -> Tensor:  # type: ignore[no-untyped-def, override]
-        powers = of.powers(a)
+    def forward(  # type: ignore[no-untyped-def, override]
+        ctx,
+        a: Tensor,
+        weights: Tensor | None,
+        of: SymmetricContraction,
+        powers: Powers,
+        *tensors: Tensor | None,
+    ) -> Tensor:
         total, slope = of.values(powers, a, tensors)
-        learns = any(ctx.needs_input_grad[2:])
-        ctx.of, ctx.num = of, len(tensors)
-        ctx.save_for_backward(a, slope, *tensors, *(x for power in powers for x in power if learns))
-        rows = a.index_select(0, of.rows_k).transpose(0, 1)  # (Z C, R, n)
-        return (of.of_m @ (total * rows)).transpose(0, 1)
+        ctx.of, ctx.powers = of, powers if weights is not None else None
+        ctx.save_for_backward(a, slope, *tensors)
+        return (of.of_m @ (total * of.rows(a, of.rows_k))).transpose(0, 1)
 
     @staticmethod
     def backward(ctx, g: Tensor):  # type: ignore[no-untyped-def, override]
-        a, slope, *saved = ctx.saved_tensors
-        of, tensors, flat = ctx.of, saved[: ctx.num], saved[ctx.num :]
-        powers = [flat[k : k + CLASSES] for k in range(0, len(flat), CLASSES)]
-        g_rows = g.index_select(0, of.rows_m).transpose(0, 1)  # (Z C, R, n)
-        if torch.is_grad_enabled():  # it will be differentiated again
+        a, slope, *tensors = ctx.saved_tensors
+        g_a = Slope.apply(g, a, ctx.of, slope, ctx.powers, *tensors)
+        return g_a, g if ctx.needs_input_grad[1] else None, None, None, *[None] * len(tensors)
+
+
+class OfWeights(torch.autograd.Function):
+    """Zero, whose gradient to the tensors is the contraction's: forces are a gradient that needs none of them,
+    and then autograd leaves this function out."""
+
+    @staticmethod
+    def forward(  # type: ignore[no-untyped-def, override]
+        ctx, of: SymmetricContraction, features: tuple[Tensor], powers: Powers, *tensors: Tensor | None
+    ) -> Tensor:
+        ctx.of, (a,), ctx.powers = of, features, powers
+        ctx.a, ctx.tensors = a, tensors
+        return a.new_zeros(()).expand(of.of_m.shape[0], a.shape[1], a.shape[2])
+
+    @staticmethod
+    def backward(ctx, g: Tensor):  # type: ignore[no-untyped-def, override]
+        of, a = ctx.of, ctx.a  # no input, which would make autograd come here for forces
+        powers = of.powers(a) if torch.is_grad_enabled() else ctx.powers
+        outer = of.rows(g, of.rows_m) * of.rows(a, of.rows_k)
+        return None, None, None, *of.of_tensors(outer, powers, ctx.tensors, slopes=False)
+
+
+class Slope(torch.autograd.Function):
+    """The contraction's gradient to the features, (m, Z C, n) -> (M, Z C, n), with its own derivatives."""
+
+    @staticmethod
+    def forward(  # type: ignore[no-untyped-def, override]
+        ctx,
+        g: Tensor,
+        a: Tensor,
+        of: SymmetricContraction,
+        slope: Tensor,
+        powers: Powers | None,
+        *tensors: Tensor | None,
+    ) -> Tensor:
+        ctx.of, ctx.powers = of, powers
+        ctx.save_for_backward(g, a, slope, *tensors)
+        return (of.of_k @ (slope * of.rows(g, of.rows_m))).transpose(0, 1)
+
+    @staticmethod
+    def backward(ctx, w: Tensor):  # type: ignore[no-untyped-def, override]
+        g, a, slope, *tensors = ctx.saved_tensors
+        of, powers = ctx.of, ctx.powers
+        if torch.is_grad_enabled() or powers is None:
             powers = of.powers(a)
             _, slope = of.values(powers, a, tensors)
-        g_a = (of.of_k @ (slope * g_rows)).transpose(0, 1)
+        w_rows = of.rows(w, of.rows_k)
+        g_g = (of.of_m @ (slope * w_rows)).transpose(0, 1)
+        q = w_rows * of.rows(g, of.rows_m)
+        g_a = None
+        if len(powers):
+            parts, grads = q.split(of.num_rows, dim=1), []
+            for nu in range(2, of.order + 1):
+                of_classes = []
+                for c, part in enumerate(parts):
+                    tensor = tensors[(nu - 1) * CLASSES + c]
+                    missing = part.new_zeros(part.shape[0], of.num_terms[nu - 1][c], part.shape[2])
+                    of_classes.append(missing if tensor is None else torch.bmm(tensor.mT, part))
+                grads.append(torch.cat([x.transpose(0, 1) for x in of_classes]) * nu)
+            g_a = of.of_powers(grads, a, powers)
         g_tensors: list[Tensor | None] = [None] * len(tensors)
-        if any(ctx.needs_input_grad[2:]):
-            outer = (g_rows * a.index_select(0, of.rows_k).transpose(0, 1)).split(of.num_rows, dim=1)
-            for k, tensor in enumerate(tensors):
-                nu, c = k // CLASSES + 1, k % CLASSES
-                if tensor is not None and nu == 1:
-                    g_tensors[k] = outer[c].sum(2, keepdim=True)
-                elif tensor is not None:
-                    g_tensors[k] = torch.bmm(outer[c], powers[nu - 2][c].permute(1, 2, 0))
-        return g_a, None, *g_tensors
+        if any(ctx.needs_input_grad[5:]):
+            g_tensors = of.of_tensors(q, powers, tensors, slopes=True)
+        return g_g, g_a, None, None, None, *g_tensors
 
 
 class Pick(Constants):
@@ -186,6 +283,9 @@ class Pick(Constants):
 
     def forward(self, x: Tensor) -> Tensor:
         return Picked.apply(x, self.index, self.chosen)
+
+    def transposed(self, g: Tensor) -> Tensor:
+        return Summed.apply(g, self.index, self.chosen)
 
 
 class Picked(torch.autograd.Function):
