@@ -197,12 +197,7 @@ def measure(folder: Path) -> None:
             for column in columns:
                 pooled.setdefault(name, []).append(column)
         rows += table(name, "all", pooled[name])
-    with RESULTS.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    for row in rows:
-        print(*row.values())
+    write_rows(RESULTS, rows)
 
 
 def of_frame(atoms: Atoms, potentials: list, known: Extrapolation) -> dict[str, np.ndarray]:
@@ -261,7 +256,8 @@ def table(name: str, kind: str, frames: list[dict[str, np.ndarray]]) -> list[dic
 
 
 def cost(folder: Path) -> None:
-    """Milliseconds per step of Langevin dynamics with and without the guard, in turns."""
+    """Milliseconds of CPU time per step of Langevin dynamics with and without the guard, in turns."""
+    rows: list[dict[str, object]] = []
     for name, repeat, backend in (("ethanol", 1, "kernel"), ("CO2", 4, "kernel"), ("ethanol", 1, "eager")):
         atoms = read(folder / f"{name}_300K.xyz", 0)
         atoms = atoms.repeat(repeat) if atoms.pbc.any() else atoms
@@ -285,9 +281,27 @@ def cost(folder: Path) -> None:
                 times[reaction].append((time.process_time() - begun) / steps * 1e3)
         bare, guarded = (float(np.median(times[reaction])) for reaction in ("ignore", "warn"))
         paired = float(np.median(np.array(times["warn"]) / np.array(times["ignore"]))) - 1
-        print(
-            f"{name} {len(atoms)} {backend}: {bare:.3f} ms, {guarded:.3f} ms with the guard, {100 * paired:+.1f} %"
+        rows.append(
+            {
+                "system": name,
+                "atoms": len(atoms),
+                "backend": backend,
+                "cpu_ms_per_step": round(bare, 4),
+                "with_guard": round(guarded, 4),
+                "guard_percent": round(100 * paired, 1),
+            }
         )
+    write_rows(RESULTS.with_name("extrapolation_cost.csv"), rows)
+
+
+def write_rows(path: Path, rows: list[dict[str, object]]) -> None:
+    """Write a table, and show it."""
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    for row in rows:
+        print(*row.values())
 
 
 if __name__ == "__main__":

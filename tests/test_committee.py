@@ -133,6 +133,10 @@ def test_committees_are_evaluated_with_their_calibration(tmp_path):
     evaluation.write(tmp_path)
     assert (tmp_path / "calibration.png").stat().st_size > 5000
     assert "forces_std" in (tmp_path / "predictions.xyz").read_text()
+    molecules = [rattled(structures()["molecule"], seed=k) for k in range(3)]  # which have no stress
+    for atoms in molecules:
+        atoms.calc = SinglePointCalculator(atoms, energy=0.0)
+    assert "energy" in evaluate(MeanPotential(plain, ["a", "b", "c"]), molecules).metrics["calibration"]
 
 
 def test_commas_name_members(tmp_path):

@@ -66,7 +66,7 @@ def predicted_atoms(
         del copy.arrays[key]
     known = {}
     for name, value in results.items():
-        unasked = name == "energies" and name not in {label.name for label in labels}
+        unasked = name in ("energies", "energies_std") and "energies" not in {label.name for label in labels}
         if unasked or not np.isfinite(value).all() or (name == "stress" and not copy.pbc.any()):
             continue
         if name in all_properties:

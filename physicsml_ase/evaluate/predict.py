@@ -134,7 +134,7 @@ def _check_finite(results: Results, graph: Graph, source: Source, first: int) ->
         if len(values) not in of_row:
             continue  # of edges: they show in the atoms' values
         bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
-        if name == "stress":
+        if name in ("stress", "stress_std"):
             bad &= full_cell
         if bad.any():
             where = source.where(first + int(of_row[len(values)][np.argmax(bad)]))
