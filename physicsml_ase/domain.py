@@ -31,9 +31,11 @@ class Domain:
     shortest_distances: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     """Shortest distance within the cut-off of each pair of elements in the training data [Å], as {"H-O": 0.93}."""
     neighbor_counts: dict[str, tuple[int, int]] = Field(default_factory=dict)
-    """Fewest and most neighbours within the cut-off of an atom of each element in the training data, {"H": [3, 17]}."""
+    """Fewest and most neighbours within the cut-off of each element's atoms in the training data, {"H": [3, 17]}."""
     short_range: Literal["zbl", "none"] = "zbl"
     """Repulsion that begins at nine tenths of the shortest distances: ZBL and a spring, or none."""
+    walls: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    """Where the repulsion of a pair begins [Å] and how stiff its spring is [eV], settled after training."""
     attrs: tuple[str, ...] = ()
     """Keys of `Atoms.info` that are inputs of the model, concatenated as `graph_attrs`."""
     attr_shifts: tuple[float, ...] = ()

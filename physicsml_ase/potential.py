@@ -5,6 +5,7 @@ forces, F_i = sum_j (g_ij - g_ji), and stress, sigma = sum_ij r_ij (x) g_ij / |V
 molecule, slab or crystal alike. Shapes: N atoms, E edges, S structures.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -61,11 +62,22 @@ class Potential(nn.Module):
             last = self.energy_head[-1]
             assert isinstance(last, nn.Linear)
             last.bias.data.add_(domain.energy_shift / domain.energy_scale)
-        walled = self.has_energy and domain.short_range == "zbl" and bool(domain.shortest_distances)
-        self.wall = Wall(domain.shortest_distances, domain.elements, domain.cutoff) if walled else None
+        self.wall = self._make_wall()
         self.references = ReferenceEnergies(domain.atomic_energies)
         self.trust: Trust = {}
         """What tells how far a structure is from the training data; empty where it was not measured."""
+
+    def _make_wall(self) -> Wall | None:
+        domain = self.domain
+        if not self.has_energy or domain.short_range != "zbl" or not domain.shortest_distances:
+            return None
+        return Wall(domain.shortest_distances, domain.elements, domain.cutoff, domain.walls)
+
+    def settle_walls(self, walls: Mapping[str, tuple[float, float]]) -> None:
+        """Let the repulsion of pairs "H-O" begin elsewhere [Å], and with another stiffness [eV]."""
+        self.domain = dataclasses.replace(self.domain, walls=dict(walls))
+        wall = self._make_wall()
+        self.wall = None if wall is None else wall.to(self.references.table.device)
 
     @property
     def outputs(self) -> tuple[str, ...]:

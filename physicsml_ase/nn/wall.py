@@ -7,7 +7,8 @@ which is right where cores overlap, times an envelope that ends at d0, nine tent
 and a spring K (1 - d / d0)^3 / 3, which also holds light atoms that were never near each other. From d0 on it is
 zero, with two zero derivatives: what the data teach, and what is a little beyond, is not changed. Holes of high
 powers of the density are deeper than any wall is high, so the model itself is not asked there: below d0 the distance
-that it is shown comes to rest at 0.9 d0, and only the wall goes on.
+that it is shown comes to rest at 0.97 d0, and only the wall goes on. d0 and K of each pair are settled when a model
+is trained (`trust.walls`), so that the wall begins before a hole does and goes on as steeply as the model.
 Shapes: N atoms, E edges.
 """
 
@@ -24,8 +25,8 @@ from physicsml_ase.graph import Graph
 from physicsml_ase.nn.constants import Constants
 from physicsml_ase.nn.features import NUM_ELEMENTS, segment_sum
 
-HELD = 0.2
-"""Over this part of d0 the distance that the model is shown comes to rest, at 0.9 d0."""
+HELD = 0.06
+"""Over this part of d0 the distance that the model is shown comes to rest, at 0.97 d0."""
 COULOMB = Hartree * Bohr
 """e^2 / (4 pi epsilon0) [eV Å]."""
 FACTORS = (0.18175, 0.50986, 0.28022, 0.02817)
@@ -45,10 +46,16 @@ class Wall(Constants):
     """
 
     outer: Tensor
+    stiffness: Tensor
 
     def __init__(
-        self, shortest_distances: Mapping[str, float], elements: tuple[int, ...] = (), cutoff: float = np.inf
+        self,
+        shortest_distances: Mapping[str, float],
+        elements: tuple[int, ...] = (),
+        cutoff: float = np.inf,
+        settled: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
+        """`settled` has d0 [Å] and K [eV] of the pairs for which they are not the usual ones."""
         super().__init__()
         outer = np.zeros((NUM_ELEMENTS, NUM_ELEMENTS))
         known = list(elements)
@@ -56,7 +63,13 @@ class Wall(Constants):
         for pair, distance in shortest_distances.items():
             a, b = (atomic_numbers[symbol] for symbol in pair.split("-"))
             outer[a, b] = outer[b, a] = MARGIN * distance
+        stiffness = np.full_like(outer, STIFFNESS)
+        for pair, (begin, k) in (settled or {}).items():
+            a, b = (atomic_numbers[symbol] for symbol in pair.split("-"))
+            outer[a, b] = outer[b, a] = begin
+            stiffness[a, b] = stiffness[b, a] = k
         self.constant("outer", np.minimum(outer, cutoff).ravel())
+        self.constant("stiffness", stiffness.ravel())
 
     def near(self, graph: Graph, r_ij: Tensor) -> "Near | None":
         """The edges (E, 3) that are within the wall, None where there are none."""
@@ -69,13 +82,14 @@ class Wall(Constants):
         if not index.shape[0]:
             return None
         za, zb = (z.index_select(0, of.index_select(0, index)).double() for of in (i, j))
-        return Near(index, outer.index_select(0, index), i.index_select(0, index), za, zb)
+        stiffness = self.stiffness.double().index_select(0, pairs.index_select(0, index))
+        return Near(index, outer.index_select(0, index), stiffness, i.index_select(0, index), za, zb)
 
     def forward(self, near: "Near", r_ij: Tensor, num_atoms: int) -> tuple[Tensor, Tensor]:
         """Energies of the atoms (N,) [eV] and their sum's gradient to r_ij (E, 3), float64."""
         r = r_ij.index_select(0, near.edge)
         d = r.norm(dim=1)
-        energy, slope = repulsion(d, near.outer, near.za, near.zb)
+        energy, slope = repulsion(d, near.outer, near.za, near.zb, near.stiffness)
         # each pair has two edges, which share its energy
         energies = segment_sum(energy / 2, near.centre, num_atoms)
         g = torch.zeros_like(r_ij).index_copy(0, near.edge, (slope / (2 * d))[:, None] * r)
@@ -87,6 +101,7 @@ class Near(NamedTuple):
 
     edge: Tensor  # (K,) int64
     outer: Tensor  # (K,) where their wall begins [Å]
+    stiffness: Tensor  # (K,) of their spring [eV]
     centre: Tensor  # (K,) int64
     za: Tensor  # (K,) atomic numbers, float64
     zb: Tensor
@@ -110,12 +125,14 @@ class Near(NamedTuple):
 
 
 def held(d: Tensor, outer: Tensor) -> tuple[Tensor, Tensor]:
-    """A distance below `outer` that comes to rest at 0.9 of it, and its derivative; (K,) each."""
+    """A distance below `outer` that comes to rest at 0.97 of it, and its derivative; (K,) each."""
     t = ((1 - d / outer) / HELD).clamp(max=1.0)
     return outer * (1 - HELD * (t - t**3 + t**4 / 2)), 1 - 3 * t**2 + 2 * t**3
 
 
-def repulsion(d: Tensor, outer: Tensor, za: Tensor, zb: Tensor) -> tuple[Tensor, Tensor]:
+def repulsion(
+    d: Tensor, outer: Tensor, za: Tensor, zb: Tensor, stiffness: Tensor | float = STIFFNESS
+) -> tuple[Tensor, Tensor]:
     """Energy of each pair [eV] and its derivative [eV/Å], at d < outer [Å]; all (K,) float64."""
     a = 0.8854 * Bohr / (za**0.23 + zb**0.23)
     terms = [(f * torch.exp(-rate * d / a), rate / a) for f, rate in zip(FACTORS, RATES)]
@@ -125,5 +142,5 @@ def repulsion(d: Tensor, outer: Tensor, za: Tensor, zb: Tensor) -> tuple[Tensor,
     zbl, zbl_slope = bare * screening, bare * (falling - screening / d)
     x = d / outer
     envelope, envelope_slope = (1 - x) ** 3 * (1 + 3 * x + 6 * x * x), -30 * (x * (1 - x)) ** 2 / outer
-    spring, spring_slope = STIFFNESS / 3 * (1 - x) ** 3, -STIFFNESS * (1 - x) ** 2 / outer
+    spring, spring_slope = stiffness / 3 * (1 - x) ** 3, -stiffness * (1 - x) ** 2 / outer
     return zbl * envelope + spring, zbl_slope * envelope + zbl * envelope_slope + spring_slope

@@ -39,6 +39,7 @@ from physicsml_ase.train.stages import stage_configs, stage_folder
 from physicsml_ase.train.trainer import TrainerConfig, build_trainer
 from physicsml_ase.train.trouble import is_out_of_memory, out_of_memory
 from physicsml_ase.trust import measure
+from physicsml_ase.trust.walls import settle_walls
 
 log = logging.getLogger("physicsml_ase")
 NUM_STORED_FRAMES = 4
@@ -235,6 +236,7 @@ def _finish(
         frames = datamodule.stored_frames(NUM_STORED_FRAMES)
         save_potential(potential.to("cpu").eval(), folder.model, frames=frames, about={**about, **found})
 
+    settle_walls(potential)
     if trainer.is_global_zero:
         write_model()  # before the test, which may take long and be stopped
     if datamodule.has_test and not interrupted:

@@ -1,7 +1,8 @@
 """Uncertainties from the last layer of one trained model (LLPR: Bigi, Chong, Ceriotti & Grasselli, arXiv:2403.02251).
 
-An energy is linear in the last layer's features f, the sums of the atoms' phi. Were only that layer fitted, its
-weights would be known to (F^T F + zeta^2 I)^-1, and hence, with rows F of the training energies and forces,
+An energy is linear in the last layer's features f, the sums of the atoms' phi (about the means of their elements). Were
+only that layer fitted, its weights would be known to (F^T F + zeta^2 I)^-1, and hence, with rows F of the training
+energies and forces,
     sigma_E^2 = alpha_E^2 f^T (F^T F + zeta^2 I)^-1 f,  sigma_F^2 = alpha_F^2 (df/dx)^T (F^T F + zeta^2 I)^-1 (df/dx).
 Rows of forces are df/dx along random displacements v of all atoms of a structure, E[v v^T] = 1: their mean square is
 that of all components at a hundredth of the cost. alpha and zeta are those most likely on the validation set.
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from physicsml_ase.graph import Graph, edge_vectors
-from physicsml_ase.nn.features import segment_sum
+from physicsml_ase.nn.features import NUM_ELEMENTS, segment_sum
 from physicsml_ase.potential import Potential
 
 STEP = 1e-4
@@ -43,10 +44,13 @@ def last_features(potential: Potential, graph: Graph, r_ij: Tensor | None = None
     return scalars if potential.energy_head is None else potential.energy_head[:-1](scalars)
 
 
-def sums(potential: Potential, graph: Graph) -> Tensor:
-    """The features of each structure, (S, P) float64."""
+def sums(potential: Potential, graph: Graph, centre: Tensor | None = None) -> Tensor:
+    """The features of each structure, (S, P) float64; of atoms about the mean of their element's, `centre` (119, P),
+    which any data settle: else all structures of a composition would be as uncertain as each other."""
     with torch.no_grad():
         phi = last_features(potential, graph).double()
+    if centre is not None:
+        phi = phi - centre.to(phi).index_select(0, graph.atomic_numbers)
     return segment_sum(phi, graph.batch, graph.num_atoms.shape[0])
 
 
@@ -62,7 +66,8 @@ def fit_last_layer(
     """Covariance and calibration, of a potential in float64; empty where there is no error to learn from."""
     train = list(train)
     random = torch.Generator().manual_seed(seed)
-    energy, forces = _errors(potential, validation, random)
+    centre = _centre(potential, train)
+    energy, forces = _errors(potential, validation, random, centre)
     if not len(energy.errors) and not len(forces.errors):
         return {}
     noise_energy, noise_forces = (max(_rms(rows.errors), 1e-8) for rows in (energy, forces))
@@ -71,7 +76,7 @@ def fit_last_layer(
     for graph in train:
         n = graph.num_atoms[:, None]
         if len(energy.errors):
-            f = sums(potential, graph) / n / noise_energy
+            f = sums(potential, graph, centre) / n / noise_energy
             covariance = covariance + f.mT @ f
         for _ in range(probes if len(forces.errors) else 0):
             j = along(potential, graph, _normal(graph, random)) / noise_forces
@@ -79,25 +84,28 @@ def fit_last_layer(
     assert isinstance(covariance, Tensor)
     values, vectors = torch.linalg.eigh(covariance.cpu())
     values, mean = values.clamp_min(0.0), float(values.mean().clamp_min(1e-30))
-    rows = forces if len(forces.errors) else energy
-    squares = (rows.features.cpu() @ vectors).square()
-    zeta2 = min(
-        (z * mean for z in ZETAS), key=lambda z: _calibrated(squares, values, z, rows.errors.cpu())[1]
-    )
-    found = {"root": vectors * (values + zeta2).rsqrt(), "zeta": torch.tensor(math.sqrt(zeta2))}
+    found = {"centre": centre.cpu()}
     for name, rows in (("energy", energy), ("forces", forces)):
-        if len(rows.errors):
-            squares = (rows.features.cpu() @ vectors).square()
-            alpha, nll = _calibrated(squares, values, zeta2, rows.errors.cpu())
-            found |= {f"alpha_{name}": torch.tensor(alpha), f"nll_{name}": torch.tensor(nll)}
+        if not len(rows.errors):
+            continue
+        squares, errors = (rows.features.cpu() @ vectors).square(), rows.errors.cpu()
+        # each its own: what few energies leave open, many forces settle
+        nll, alpha, zeta2 = min((*_calibrated(squares, values, z * mean, errors), z * mean) for z in ZETAS)
+        told = {
+            "alpha": torch.tensor(alpha),
+            "zeta": torch.tensor(math.sqrt(zeta2)),
+            "nll": torch.tensor(nll),
+        }
+        told["root"] = vectors * (values + zeta2).rsqrt()
+        found |= {f"{key}_{name}": value for key, value in told.items()}
     return {name: value.double() for name, value in found.items()}
 
 
 def energy_uncertainty(potential: Potential, graph: Graph) -> Tensor:
     """One standard deviation of each structure's energy, (S,) float64 [eV]."""
     known = potential.trust["last_layer"]
-    f = sums(potential, graph)
-    return known["alpha_energy"].item() * (f @ known["root"].to(f)).norm(dim=1)
+    f = sums(potential, graph, known["centre"])
+    return known["alpha_energy"].item() * (f @ known["root_energy"].to(f)).norm(dim=1)
 
 
 def forces_uncertainty(potential: Potential, graph: Graph) -> Tensor:
@@ -107,7 +115,7 @@ def forces_uncertainty(potential: Potential, graph: Graph) -> Tensor:
     with torch.enable_grad():
         r_ij = edge_vectors(graph).requires_grad_()
         phi = last_features(potential, graph, r_ij).double()
-        rotated = (phi @ known["root"].to(phi)).sum(0)  # (P,): structures do not see each other
+        rotated = (phi @ known["root_forces"].to(phi)).sum(0)  # (P,): structures do not see each other
         variance = graph.positions.new_zeros(n, 3)
         for k in range(len(rotated)):
             if not rotated.requires_grad:  # no atom has a neighbour
@@ -127,13 +135,27 @@ def uncertainties(potential: Potential, graph: Graph) -> dict[str, Tensor]:
     return out
 
 
-def _errors(potential: Potential, graphs: Iterable[Graph], random: torch.Generator) -> tuple[Rows, Rows]:
+def _centre(potential: Potential, graphs: Iterable[Graph]) -> Tensor:
+    """Mean features of each element's atoms, (119, P) float64; zero where there are none."""
+    total, count = torch.zeros(()), torch.zeros(NUM_ELEMENTS, 1, dtype=torch.float64)
+    for graph in graphs:
+        with torch.no_grad():
+            phi = last_features(potential, graph).double().cpu()
+        z = graph.atomic_numbers.cpu()
+        total = total + segment_sum(phi, z, NUM_ELEMENTS)
+        count = count + segment_sum(torch.ones_like(phi[:, :1]), z, NUM_ELEMENTS)
+    return total / count.clamp_min(1)
+
+
+def _errors(
+    potential: Potential, graphs: Iterable[Graph], random: torch.Generator, centre: Tensor
+) -> tuple[Rows, Rows]:
     """Errors of energies [eV], and of forces along single atoms' random directions [eV/Å], with their features."""
     parts: dict[str, list[Rows]] = {"energy": [], "forces": []}
     for graph in graphs:
         out, targets = potential(graph), graph.targets
         if "energy" in targets:
-            parts["energy"].append(Rows(sums(potential, graph), out["energy"] - targets["energy"]))
+            parts["energy"].append(Rows(sums(potential, graph, centre), out["energy"] - targets["energy"]))
         for _ in range(CALIBRATION_PROBES if "forces" in targets else 0):
             v = _one_atom_each(graph, random)
             error = ((out["forces"] - targets["forces"]) * v).sum(1)
@@ -153,10 +175,10 @@ def _joined(parts: list[Rows]) -> Rows:
 
 
 def _calibrated(squares: Tensor, values: Tensor, zeta2: float, errors: Tensor) -> tuple[float, float]:
-    """The most likely alpha, and the mean negative log-likelihood with it."""
+    """The mean negative log-likelihood with the most likely alpha, and that alpha."""
     q = (squares / (values + zeta2)).sum(1).clamp_min(1e-300)  # (K,)
     alpha2 = float((errors.square() / q).mean().clamp_min(1e-24))
-    return math.sqrt(alpha2), 0.5 * (math.log(2 * math.pi) + 1) + 0.5 * float((alpha2 * q).log().mean())
+    return 0.5 * (math.log(2 * math.pi) + 1) + 0.5 * float((alpha2 * q).log().mean()), math.sqrt(alpha2)
 
 
 def _rms(errors: Tensor) -> float:

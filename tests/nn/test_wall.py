@@ -73,14 +73,14 @@ def test_ends_within_the_cutoff() -> None:
 
 
 def test_what_the_model_is_shown() -> None:
-    """The distance itself where the wall begins, at rest from 0.8 of it on, with the right derivative between."""
+    """The distance itself where the wall begins, at rest from 0.94 of it on, with the right derivative between."""
     outer = torch.ones(5, dtype=torch.float64)
-    d = torch.tensor([0.9999999, 0.97, 0.9, 0.8, 0.3], dtype=torch.float64, requires_grad=True)
+    d = torch.tensor([0.9999999, 0.98, 0.96, 0.94, 0.3], dtype=torch.float64, requires_grad=True)
     shown, slope = held(d, outer)
     (expected,) = torch.autograd.grad(shown.sum(), d)
     torch.testing.assert_close(slope, expected)
     assert shown[0].item() == pytest.approx(1)
-    assert shown[3].item() == shown[4].item() == pytest.approx(0.9)
+    assert shown[3].item() == shown[4].item() == pytest.approx(0.97)
 
 
 def test_gradient_of_what_the_model_is_shown() -> None:
@@ -91,6 +91,20 @@ def test_gradient_of_what_the_model_is_shown() -> None:
     g = torch.randn_like(r_ij)
     (expected,) = torch.autograd.grad((near.seen(r_ij) * g).sum(), r_ij)
     torch.testing.assert_close(near.gradient(r_ij.detach(), g), expected)
+
+
+def test_a_wall_that_was_settled_elsewhere() -> None:
+    """Stiffer, and from 0.97 of the shortest distance on; the other pair is as it was."""
+    there = Wall({"H-O": 1.0, "O-O": 2.0}, settled={"O-H": (0.97, 5 * STIFFNESS)}).double()
+    for symbols, begin, stiffness in (("OH", 0.97, 5 * STIFFNESS), ("OO", 1.8, STIFFNESS)):
+        energies = []
+        for part in (1.001, 0.999):
+            graph = to_graph(Atoms(symbols, [[0, 0, 0], [part * begin, 0, 0]]), 4.0)
+            r_ij = edge_vectors(graph)
+            near = there.near(graph, r_ij)
+            energies.append(0.0 if near is None else there(near, r_ij, 2)[0].sum().item())
+        assert energies[0] == 0
+        assert energies[1] == pytest.approx(stiffness / 3 * 1e-9, rel=0.5)
 
 
 def test_three_atoms_add() -> None:
