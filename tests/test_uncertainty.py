@@ -65,11 +65,12 @@ def test_derivatives_along_a_displacement_give_the_forces(potential):
 
 def test_uncertainties_are_what_the_covariance_says(potential):
     graph, known = graphs(2, 3)[1], potential.trust["last_layer"]
-    f = sums(potential, graph)[0]
-    covariance = known["root"] @ known["root"].mT
+    f = sums(potential, graph, known["centre"])[0]
+    covariance = known["root_energy"] @ known["root_energy"].mT
     expected = known["alpha_energy"] * (f @ covariance @ f).sqrt()
     torch.testing.assert_close(energy_uncertainty(potential, graph)[0], expected)
     found = forces_uncertainty(potential, graph)
+    covariance = known["root_forces"] @ known["root_forces"].mT
     for atom, axis in ((0, 0), (2, 1)):
         v = torch.zeros(graph.positions.shape, dtype=torch.float64)
         v[atom, axis] = 1.0
@@ -96,7 +97,7 @@ def test_calibration_finds_the_spread_of_last_layers_that_the_data_allow(potenti
     """Labels of the model with another last layer: errors are then exactly what the theory is about."""
     generator = torch.Generator().manual_seed(0)
     last = potential.energy_head[-1]
-    root, before = potential.trust["last_layer"]["root"], last.weight.clone()
+    root, before = potential.trust["last_layer"]["root_forces"], last.weight.clone()
     last.weight += root @ torch.randn(len(root), generator=generator, dtype=torch.float64)
 
     def relabelled(graph):
@@ -116,7 +117,7 @@ def test_calibration_finds_the_spread_of_last_layers_that_the_data_allow(potenti
 
 
 def test_more_heat_is_more_uncertain(potential):
-    means = [
+    cold, hot = (
         np.mean(
             [
                 float(forces_uncertainty(potential, to_graph(a, 4.0)).square().mean())
@@ -124,8 +125,8 @@ def test_more_heat_is_more_uncertain(potential):
             ]
         )
         for size in (0.03, 0.15)
-    ]
-    assert means[1] > 1.5 * means[0]
+    )
+    assert hot > 1.5 * cold
 
 
 def test_the_calculator_tells_them_when_asked(ckpt):
