@@ -1,8 +1,8 @@
 """Uncertainties from the last layer of one trained model (LLPR: Bigi, Chong, Ceriotti & Grasselli, arXiv:2403.02251).
 
 An energy is linear in the last layer's features f, the sums of the atoms' phi (about the means of their elements).
-Were only that layer fitted, its weights would be known to (F^T F + zeta^2 I)^-1, and hence, with rows F of the training
-energies and forces,
+Were only that layer fitted, its weights would be known to (F^T F + zeta^2 I)^-1, and hence, with rows F of the
+training energies and forces,
     sigma_E^2 = alpha_E^2 f^T (F^T F + zeta^2 I)^-1 f,  sigma_F^2 = alpha_F^2 (df/dx)^T (F^T F + zeta^2 I)^-1 (df/dx).
 Rows of forces are df/dx along random displacements v of all atoms of a structure, E[v v^T] = 1: their mean square is
 that of all components at a hundredth of the cost. alpha and zeta are those most likely on the validation set.
