@@ -13,7 +13,6 @@ weights.
 Shapes: N atoms, E edges, P pairs, F channels, K radial functions, Z elements; matrices are (9, N, F) in the basis.
 """
 
-import math
 from typing import Literal
 
 import torch
@@ -25,8 +24,9 @@ from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph
 from physicsml_ase.nn.elements import ElementIndex
 from physicsml_ase.nn.features import Features, NodeEmbedding, lengths_and_directions
-from physicsml_ase.nn.matrices import PARTS, Matrices
+from physicsml_ase.nn.matrices import PARTS, SIZES, Matrices
 from physicsml_ase.nn.matrix_messages import messages
+from physicsml_ase.nn.matrix_products import anticommutator, product
 from physicsml_ase.nn.outer_sums import outer_sum
 from physicsml_ase.nn.pairs import Pairs, make_pairs
 from physicsml_ase.nn.smearing import CutoffKind, RadialKind, cutoff_function, radial_basis
@@ -71,28 +71,26 @@ class Embedding(nn.Module):
         self.scalars = nn.ModuleList([nn.Linear(f, 2 * f), nn.Linear(2 * f, 3 * f)])
         self.mix = nn.ModuleList(nn.Linear(f, f, bias=False) for _ in PARTS)
 
-    def forward(
-        self, graph: Graph, matrices: Matrices, u_ij: Tensor, radial: Tensor, itself: Tensor
-    ) -> Tensor:
-        """(9, N, F) from directions (E, 3) and, with the cut-off beside them, radial functions (E, K + 1); of the
-        atom itself (K + 1,)."""
+    def forward(self, graph: Graph, pairs: Pairs, matrices: Matrices, u_ij: Tensor, radial: Tensor) -> Tensor:
+        """(9, N, F) from directions (E, 3) and, with the cut-off beside them, radial functions (P, K + 1)."""
         i, j = graph.edge_index
         n, num = graph.atomic_numbers.shape[0], self.index.num
         place = self.index.places.index_select(0, graph.atomic_numbers)
+        atoms = torch.arange(n, device=i.device)  # edges of the atoms to themselves, of no direction
+        i, j = torch.cat([i, atoms]), torch.cat([j, atoms])
+        of_edge = nn.functional.pad(pairs.of_edge, (0, n), value=radial.shape[0] - 1)
         group = i if num == 1 else i * num + place.index_select(0, j)
-        density = outer_sum(matrices.of_directions(u_ij), radial, group, n * num)
+        directions = matrices.of_directions(nn.functional.pad(u_ij, (0, 0, 0, n)))
+        density = outer_sum(directions, radial.index_select(0, of_edge), group, n * num)
         density = density.view(n, num, 9, -1).permute(2, 0, 1, 3)  # (9, N, Z, K + 1)
-        own = nn.functional.one_hot(place, num).to(radial.dtype)[:, :, None] * (math.sqrt(3) * itself)
-        density = torch.cat([density[:1] + own, density[1:]])  # the atom's own part, a multiple of one
         centre, neighbor = self._of_elements(graph)
-        weights = torch.cat([self.distance.weight, self.distance.bias[:, None]], dim=1).T  # (K + 1, 3F)
-        x = []
-        for part, weight in zip(PARTS, weights.chunk(3, dim=1)):
-            d = density[part]
-            by_pair = (neighbor[:, None, :] * weight).flatten(0, 1)  # (Z (K + 1), F)
-            x.append(d.sum(2) @ weight * centre + d.flatten(2) @ by_pair)
-        mixed = torch.cat([linear(a) for linear, a in zip(self.mix, x)])
-        s = self.norm(torch.cat(x).square().sum(0))
+        weights = torch.cat([self.distance.weight, self.distance.bias[:, None]], dim=1)  # (3F, K + 1)
+        weights = weights.unflatten(0, (3, -1)).mT  # (3, K + 1, F)
+        by_pair = (neighbor[:, None, :] * weights[:, None]).flatten(1, 2)  # (3, Z (K + 1), F)
+        x = torch.bmm(density.sum(2), matrices.for_all(weights)) * centre
+        x = x + torch.bmm(density.flatten(2), matrices.for_all(by_pair))
+        mixed = linears(self.mix, x, matrices)
+        s = self.norm(x.square().sum(0))
         for linear in self.scalars:
             s = nn.functional.silu(linear(s))
         return mixed * matrices.for_all(s.unflatten(1, (3, -1)).transpose(0, 1))
@@ -131,23 +129,19 @@ class Interaction(nn.Module):
             factors = nn.functional.silu(linear(factors))
         factors = (factors * cutoff).unflatten(1, (3, -1))  # (P, 3, F)
         x = x / (x.square().sum(0) + 1)
-        y = torch.cat([linear(x[part]) for linear, part in zip(self.before, PARTS)])
+        y = linears(self.before, x, matrices)
         message = messages(factors, y.transpose(0, 1), graph, pairs).transpose(0, 1)
         message = message + y * matrices.for_all(factors[-1][:, None])  # of the atom itself
-        a, b = matrices.whole(y), matrices.whole(message)  # (3, 3, N, F)
-        product = matrices.parts(2 * matmul(a, b) if self.proper else matmul(a, b) + matmul(b, a))
-        product = product / (product.square().sum(0) + 1)
-        change = torch.cat([linear(product[part]) for linear, part in zip(self.after, PARTS)])
-        whole = matrices.whole(change)
-        return x + change + matrices.parts(matmul(whole, whole))
+        basis = matrices.basis
+        mixed = 2 * product(y, message, basis) if self.proper else anticommutator(y, message, basis)
+        change = linears(self.after, mixed / (mixed.square().sum(0) + 1), matrices)
+        return x + change + product(change, change, basis)
 
 
-def matmul(a: Tensor, b: Tensor) -> Tensor:
-    """Products of the matrices of each channel, (3, 3, N, F) each."""
-    out = a[:, 0, None] * b[None, 0]
-    for k in (1, 2):
-        out = torch.addcmul(out, a[:, k, None], b[None, k])
-    return out
+def linears(layers: nn.ModuleList, x: Tensor, matrices: Matrices) -> Tensor:
+    """A linear layer without bias for each part, (9, N, F) -> (9, N, F)."""
+    weights = torch.stack([layer.weight for layer in layers])  # type: ignore[misc]
+    return torch.bmm(x, matrices.for_all(weights).mT)
 
 
 @register_model(TensorNetConfig)
@@ -176,10 +170,10 @@ class TensorNet(nn.Module):
         d = torch.cat([d_ij.index_select(0, pairs.edge), d_ij.new_zeros(1, 1)])  # (P, 1)
         radial, cutoff = self.radial(d), self.cutoff(d)
         ending = torch.cat([radial, torch.ones_like(cutoff)], dim=1) * cutoff  # (P, K + 1)
-        x = self.embedding(graph, self.matrices, u_ij, ending.index_select(0, pairs.of_edge), ending[-1])
+        x = self.embedding(graph, pairs, self.matrices, u_ij, ending)
         for layer in self.layers:
             x = layer(x, graph, pairs, self.matrices, radial, cutoff)
-        squares = x.square()
-        norms = torch.cat([squares[part].sum(0) for part in PARTS], dim=1)  # (N, 3F)
+        squares = x.square().split(SIZES)
+        norms = torch.cat([part.sum(0) for part in squares], dim=1)  # (N, 3F)
         s = nn.functional.silu(self.out(self.norm(norms)))
         return Features(node_scalars=s, node_vectors=x[PARTS[1]].transpose(0, 1))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from physicsml_ase.nn.constants import Constants
 
+SIZES = (1, 3, 5)
 PARTS = (slice(0, 1), slice(1, 4), slice(4, 9))
 """Multiple of one, antisymmetric, symmetric traceless."""
 
@@ -38,7 +39,7 @@ class Matrices(Constants):
         basis = orthonormal_basis()
         self.constant("basis", basis.reshape(9, 9))
         self.constant("traceless", basis[4:].reshape(5, 9).T)
-        self.constant("part", np.repeat([0, 1, 2], [1, 3, 5]))
+        self.constant("part", np.repeat([0, 1, 2], SIZES))
 
     def whole(self, x: Tensor) -> Tensor:
         """Matrices from coefficients, (9, N, F) -> (3, 3, N, F)."""
