@@ -1,8 +1,8 @@
 """MACE: message passing whose messages are products of many neighbours, by powers of sums over them.
 
 Batatia, Kovács, Simm, Ortner & Csányi, NeurIPS 2022, arXiv:2206.07697; blocks, names and scaling of weights are those
-of mace-torch's `ScaleShiftMACE`, so that `physicsml-ase import mace` copies its weights. Shapes: N atoms, R rows of J
-slots of edges, C channels, M = (max_ell + 1)^2, features of atoms (N, (L + 1)^2, C).
+of mace-torch's `ScaleShiftMACE`, so that `physicsml-ase import mace` copies its weights. Shapes: N atoms, P pairs,
+R rows of J slots of edges, C channels, M = (max_ell + 1)^2, features of atoms (N, (L + 1)^2, C).
 """
 
 import math
@@ -26,8 +26,8 @@ from physicsml_ase.nn.features import Features, lengths_and_directions
 from physicsml_ase.nn.harmonics import EdgeHarmonics
 from physicsml_ase.nn.mace_layer import SILU, Interaction, Kind
 from physicsml_ase.nn.pair_repulsion import PairRepulsion
+from physicsml_ase.nn.pair_rows import make_pair_rows
 from physicsml_ase.nn.radial import BesselBasis
-from physicsml_ase.nn.slots import make_slots
 
 PIECE = 4096
 """Slots of edges that inference computes at a time."""
@@ -85,6 +85,7 @@ class MACE(Constants):
     """Energies, and scalars and vectors of each atom."""
 
     gives_energy = True
+    compiles = False  # sizes of its blocks of elements depend on values
     energy_shift: Tensor
 
     def __init__(self, config: MACEConfig, domain: Domain) -> None:
@@ -126,34 +127,34 @@ class MACE(Constants):
         self.constant("energy_shift", np.array(domain.energy_shift / domain.energy_scale))
 
     def forward(self, graph: Graph, r_ij: Tensor) -> Features:
-        slots = make_slots(graph)
+        rows = make_pair_rows(graph)
         elements = self.elements(graph.atomic_numbers, r_ij.dtype)
         num_atoms = graph.atomic_numbers.shape[0]
-        # padding lies at the cut-off, where every radial function is zero
-        far = r_ij.new_tensor([self.cutoff, 0.0, 0.0]).expand(slots.reverse.shape[0], 3)
-        r = far.index_copy(0, slots.slot, r_ij)
-        d, u = lengths_and_directions(r)
-        # mace-torch's edges point from the neighbour to the centre
-        y = self.harmonics(-u).view(-1, slots.width, (self.harmonics.lmax + 1) ** 2)
-        j = slots.slot.new_zeros(slots.reverse.shape[0]).index_copy(0, slots.slot, graph.edge_index[1])
+        d, u = lengths_and_directions(r_ij)
+        # mace-torch's edges point from the neighbour to the centre; in padding harmonics are zero
+        y = rows.fill(self.harmonics(-u))  # (R, J, M)
+        # what padding has for a pair lies at the cut-off, where every radial function is zero
+        d = torch.cat([d.index_select(0, rows.edge), d.new_full((1, 1), self.cutoff)])  # (P, 1)
         t = None
         if self.transform is not None:
             z = graph.atomic_numbers
-            z_i = slots.per_row(z).repeat_interleave(slots.width)
-            t = self.transform(d, z_i, z.index_select(0, j))
-        radial = (self.bessel(d, t) * self.bessel_scale).view(*y.shape[:2], -1)  # (R, J, K)
+            i, j = (
+                torch.cat([ends.index_select(0, rows.edge), ends.new_zeros(1)]) for ends in graph.edge_index
+            )
+            t = self.transform(d, z.index_select(0, i), z.index_select(0, j))
+        radial = self.bessel(d, t) * self.bessel_scale  # (P, K)
         x = elements.pick(self.embedding) * self.embedding.shape[0] ** -0.5
         attrs = self.attrs(graph)
         if attrs is not None and self.attrs_embedding is not None:
             x = x + attrs @ self.attrs_embedding
         x = x[:, None]  # (N, 1, C)
-        pieces = make_pieces(slots, elements.place, self.elements.num, 0 if self.training else PIECE)
+        pieces = make_pieces(rows.slots, elements.place, self.elements.num, 0 if self.training else PIECE)
         energy = self.energy_shift.expand(num_atoms)
         if self.repulsion is not None:
             energy = energy + self.repulsion(graph, r_ij)
         layers = []
         for k, interaction in enumerate(self.interactions):
-            x = interaction(x, radial, y, j, pieces)  # (N, (L + 1)^2, C)
+            x = interaction(x, radial, rows.pair, y, rows.neighbor, pieces)  # (N, (L + 1)^2, C)
             layers.append(x)
             if k < len(self.readouts):
                 energy = energy + (x[:, 0] @ self.readouts[k])[:, 0] * self.channels**-0.5

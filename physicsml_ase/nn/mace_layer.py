@@ -58,25 +58,43 @@ class Interaction(nn.Module):
         self.product = nn.Parameter(torch.randn(l_out + 1, c, c))
         self._kept: tuple[tuple[Any, ...], dict[tuple[int, ...], Any]] = ((), {})
 
-    def forward(self, x: Tensor, radial: Tensor, y: Tensor, j: Tensor, pieces: Sequence[Piece]) -> Tensor:
-        """x (N, (l_in + 1)^2, C), radial functions (R, J, K), harmonics (R, J, M), neighbours (R J,)."""
+    def forward(
+        self, x: Tensor, radial: Tensor, pair: Tensor, y: Tensor, j: Tensor, pieces: Sequence[Piece]
+    ) -> Tensor:
+        """x (N, (l_in + 1)^2, C), radial functions of pairs (P, K), pair and neighbour of each slot (R J,),
+        harmonics (R, J, M)."""
         h = by_degree(x, self.up * self.channels**-0.5, self.l_in).flatten(1)  # (N, (l_in + 1)^2 C)
         if len(pieces) == 1:
-            return self.of_piece(pieces[0], h.index_select(0, j), radial, y, x)
-        cuts = [(p.slots, p.rows, p.rows, p.atoms) for p in pieces]
-        return InPieces.apply(lambda k, *parts: self.of_piece(pieces[k], *parts), cuts, j, h, radial, y, x)
+            functions, densities = self.functions(radial)  # of the two edges of each pair at once
+            densities = None if densities is None else densities.index_select(0, pair)
+            return self.of_piece(
+                pieces[0], h.index_select(0, j), functions.index_select(0, pair), densities, y, x
+            )
+        cuts = [(p.slots, p.slots, p.rows, p.atoms) for p in pieces]
 
-    def of_piece(self, piece: Piece, h_j: Tensor, radial: Tensor, y: Tensor, x: Tensor) -> Tensor:
-        """Features after the layer of a piece's atoms."""
-        common = self.common()
-        functions = radial.flatten(0, 1)  # (R J, K)
-        for weight in common.radial[:-1]:
-            functions = nn.functional.silu(functions @ weight)
-        functions = (functions @ common.radial[-1]).view(*y.shape[:2], -1)
-        sums = piece.per_atom(self.messages(functions, h_j.view(*y.shape[:2], -1), y))  # (N, X, C)
-        if self.density is not None:
-            of_edges = torch.tanh((radial @ self.density * radial.shape[2] ** -0.5).square())[..., 0]
-            sums = sums / (piece.per_atom(of_edges.sum(1)) + 1)[:, None, None]
+        def function(k: int, h_j: Tensor, radial: Tensor, y: Tensor, x: Tensor) -> Tensor:
+            return self.of_piece(pieces[k], h_j, *self.functions(radial), y, x)
+
+        return InPieces.apply(function, cuts, j, h, radial.index_select(0, pair), y, x)
+
+    def functions(self, radial: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Radial functions of each path (P, paths C), and what a neighbour adds to the density (P, 1)."""
+        *weights, last = self.common().radial
+        hidden = radial
+        for weight in weights:
+            hidden = nn.functional.silu(hidden @ weight)
+        if self.density is None:
+            return hidden @ last, None
+        return hidden @ last, torch.tanh((radial @ self.density * radial.shape[1] ** -0.5).square())
+
+    def of_piece(
+        self, piece: Piece, h_j: Tensor, functions: Tensor, densities: Tensor | None, y: Tensor, x: Tensor
+    ) -> Tensor:
+        """Features after the layer of a piece's atoms, of which `functions` (R J, paths C) and so on."""
+        common, rows = self.common(), y.shape[:2]
+        sums = piece.per_atom(self.messages(functions.view(*rows, -1), h_j.view(*rows, -1), y))  # (N, X, C)
+        if densities is not None:
+            sums = sums / (piece.per_atom(densities.view(rows).sum(1)) + 1)[:, None, None]
         parts = [self.of_block(block, sums, x, common.product) for block in piece.blocks.blocks]
         out = torch.cat(parts) if len(parts) > 1 else parts[0]
         return out if piece.blocks.back is None else out.index_select(0, piece.blocks.back)
