@@ -133,18 +133,20 @@ class ANI(nn.Module):
         x = self.aev(i, element, element.index_select(0, j), r_ij, d_ij)
         attrs = self.attrs(graph)
         x = x if attrs is None else torch.cat([x, attrs], dim=1)
-        places, features, outputs = [], [], []
-        for k, network in enumerate(self.networks.values()):
-            atoms = (element == k).nonzero()[:, 0]
-            if atoms.shape[0]:
-                scalars, energies = network(x.index_select(0, atoms))
+        order = element.argsort(stable=True)
+        counts = torch.bincount(element, minlength=self.index.num).tolist()
+        features, outputs = [], []
+        for network, own in zip(self.networks.values(), x.index_select(0, order).split(counts)):
+            if own.shape[0]:
+                scalars, energies = network(own)
                 padding = self.num_node_scalars - scalars.shape[1]
                 features.append(nn.functional.pad(scalars, (0, padding)) if padding else scalars)
                 outputs.append(energies)
-                places.append(atoms)
-        order = torch.cat(places).argsort()
-        energy = torch.cat(outputs).index_select(0, order)[:, 0]
-        return Features(node_scalars=torch.cat(features).index_select(0, order), node_energy=energy)
+        place = torch.empty_like(order).index_copy_(
+            0, order, torch.arange(order.shape[0], device=order.device)
+        )
+        energy = torch.cat(outputs).index_select(0, place)[:, 0]
+        return Features(node_scalars=torch.cat(features).index_select(0, place), node_energy=energy)
 
 
 def settled(
