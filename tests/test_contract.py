@@ -95,7 +95,7 @@ def same(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_forces_are_the_gradient(potential: Potential, kind: str) -> None:
-    atoms, h = structures()[kind], 1e-4
+    atoms, h = structures()[kind], 2e-5
     forces = predict(potential, atoms)["forces"]
     for atom in range(min(len(atoms), 3)):
         for axis in range(3):
@@ -111,7 +111,7 @@ def test_forces_are_the_gradient(potential: Potential, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", PERIODIC)
 def test_stress_is_the_strain_derivative(potential: Potential, kind: str) -> None:
-    atoms, h = structures()[kind], 1e-4
+    atoms, h = structures()[kind], 2e-5
     stress = predict(potential, atoms)["stress"][0]
     assert np.abs(stress).max() > 1e-6
     for a, b in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)):
