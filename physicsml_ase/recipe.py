@@ -24,12 +24,23 @@ RECIPE: dict[str, Any] = {
     "trainer": {"gradient_clip_val": 10.0, "gradient_clip_algorithm": "norm"},
 }
 
+BY_MODEL: dict[str, dict[str, Any]] = {
+    # its weights are drawn with unit variance and scaled where they are used: Muon's steps are too small for them
+    "mace": {"optimizer": {"name": "AdamW", "config": {"lr": 0.01}}},
+}
+"""What is other for an architecture."""
+
 LENGTHS = ("max_epochs", "max_steps", "max_time")
 
 
 def with_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe, overridden by what is given."""
-    merged = merge(RECIPE, config)
+    model = config.get("model")
+    name = model.get("name") if isinstance(model, Mapping) else None
+    own = BY_MODEL.get(name, {}) if isinstance(name, str) else {}
+    if "name" in _section(config, "optimizer"):
+        own = {}  # rates of one optimizer are not those of another
+    merged = merge(merge(RECIPE, own), config)
     if any(_trainer(merged).get(key) is not None for key in LENGTHS):
         return merged
     return merge({"trainer": {"max_time": DEFAULT_TIME}}, merged)
@@ -44,8 +55,12 @@ def with_length(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _trainer(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    trainer = config.get("trainer")
-    return trainer if isinstance(trainer, Mapping) else {}  # what else it is, validation will tell
+    return _section(config, "trainer")
+
+
+def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = config.get(name)
+    return section if isinstance(section, Mapping) else {}  # what else it is, validation will tell
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

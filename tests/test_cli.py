@@ -423,3 +423,6 @@ def test_schema() -> None:
     schema = json.loads(run("describe", "--schema").stdout)
     assert set(schema["properties"]) >= {"model", "datamodule", "trainer", "loss"}
     assert schema["additionalProperties"] is False
+    models = schema["properties"]["model"]["oneOf"]
+    assert {one["properties"]["name"]["const"] for one in models} >= {"gaunt_ace", "ani"}
+    assert "$ref" not in json.dumps(models)

@@ -37,7 +37,12 @@ SMALL: dict[str, dict[str, object]] = {
     },
     "gaunt_ace": {"channels": 8, "num_radial": 6, "hidden": 12},
     "tensor_net": {"hidden_channels": 8, "num_radial": 8},
-    "allegro": {"num_scalar_features": 8, "num_tensor_features": 4, "latent_neurons": 8, "two_body_neurons": 8},
+    "allegro": {
+        "num_scalar_features": 8,
+        "num_tensor_features": 4,
+        "latent_neurons": 8,
+        "two_body_neurons": 8,
+    },
     "nequip": {"num_layers": 3, "num_features": 6, "num_bessel": 5, "invariant_neurons": 8},
 }
 """Hyperparameters that keep the tests quick; the defaults of an architecture not named here serve too."""

@@ -88,7 +88,7 @@ def test_configs_train(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("line", commands())
 def test_documented_commands_parse(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    verb, *arguments = shlex.split(line)[1:]
+    verb, *arguments = shlex.split(line, comments=True)[1:]
     arguments = arguments[: arguments.index(">")] if ">" in arguments else arguments
     group = typer.main.get_command(app)
     with group.make_context("physicsml-ase", [verb]) as context:

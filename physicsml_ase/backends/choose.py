@@ -58,6 +58,11 @@ class Engine:
         """The model's scalars of each atom (N, F) in the last structure, where the kernel kept them."""
         return self._backend.features if isinstance(self._backend, OnKernel) else None
 
+    @property
+    def close(self) -> bool:
+        """Whether atoms of the last structure were within a wall, where the backend knows."""
+        return isinstance(self._backend, OnKernel) and self._backend.close
+
     def keep_features(self) -> None:
         """Keep them from now on, where that costs nothing."""
         if isinstance(self._backend, OnKernel):

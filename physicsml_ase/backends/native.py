@@ -47,6 +47,8 @@ class OnKernel:
         self.keep_features = False
         """Whether `features` are kept at every step."""
         self.features: Tensor | None = None
+        self.close = False
+        """Whether atoms of the last structure were within a wall."""
         """The model's scalars of each atom (N, F) in the last structure computed; None where the kernel did not."""
         self._places = potential.model.index.places.numpy().astype(np.int32)
         self._pace = dict[int, Pace]()
@@ -68,6 +70,7 @@ class OnKernel:
         pace = self._pace.setdefault(n.bit_length(), Pace(self.threads, n))
         threads, began = pace.threads, time.perf_counter()
         found = edges.within(graph.positions.numpy(), graph.cell[0].numpy(), domain.cutoff, threads)
+        self.close = bool(found.near)
         if found.near:  # seldom; the wall is the potential's business
             return self.potential(graph)
         out = self.kernel(edges.elements, found, threads, self.keep_features)

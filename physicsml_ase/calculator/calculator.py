@@ -154,7 +154,7 @@ class PhysicsMLCalculator(Calculator):
         out, features = self._engine(graph), self._engine.features
         results = to_results(graph._replace(targets=out), self._levels)
         energies = out.get("energies")
-        self._guard.look(atoms, graph, energies, features)
+        self._guard.look(atoms, graph, energies, features, self._engine.close)
 
         def extrapolation() -> Value:
             return self._guard.known.scores(graph, energies, features).worst.cpu().numpy()

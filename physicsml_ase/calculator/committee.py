@@ -30,6 +30,11 @@ class Committee:
         """Those of the first member, which the structure is compared with its training data by."""
         return self.engines[0].features
 
+    @property
+    def close(self) -> bool:
+        """Whether atoms of the last structure were within the first member's wall, where it knows."""
+        return self.engines[0].close
+
     def keep_features(self) -> None:
         """As of an engine."""
         self.engines[0].keep_features()

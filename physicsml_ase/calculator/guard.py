@@ -28,6 +28,8 @@ LIMIT = 1.5
 temperature of the training data."""
 INTERVAL = 200
 """Calculations between whole checks. One costs as much as two steps of a molecule by the kernel."""
+MOVED = 0.4
+"""An atom that is so far from where it was at the last whole check [Å] makes another due."""
 JUMP, STEP = 0.15, 0.06
 """No step of dynamics moves one atom of a molecule so far, nor all atoms on average [Å]: the structure is another."""
 QUICK = 4
@@ -50,7 +52,7 @@ class Guard:
             raise InputError(f"extrapolation_interval is {interval}: give 1 or more")
         self.reaction, self.interval = reaction, interval or INTERVAL
         self.known = Extrapolation(potential)
-        self.recorder = Recorder(record) if reaction == "record" else None
+        self.recorder = Recorder(record, potential.domain.attrs) if reaction == "record" else None
         self._told = set[str]()
         self._since = self.interval  # calculations since the last whole check
         self._outside = False  # what it found
@@ -59,10 +61,8 @@ class Guard:
         self._graph_numbers: torch.Tensor | None = None
         self._graph_cell: torch.Tensor | None = None
         self._positions, self._cell = np.zeros((0, 3)), np.zeros((3, 3))
-        self._rebuilds, self._rebuilt = (
-            -1,
-            False,
-        )  # of the neighbour list, and whether at the last calculation
+        self._pbc = (False, False, False)
+        self._checked = np.zeros((0, 3))  # positions at the last whole check
         if not potential.trust and reaction != "ignore":
             level = logging.INFO if reaction == "warn" else logging.WARNING
             log.log(level, "the model has no measure of its training data: only distances are guarded")
@@ -73,8 +73,9 @@ class Guard:
         graph: Graph,
         energies: torch.Tensor | None,
         features: torch.Tensor | None,
+        close: bool = False,
     ) -> Scores | None:
-        """Check a structure where one is due, and react; the scores where it was."""
+        """Check a structure where one is due, and react; the scores where it was. `close`: an atom is in a wall."""
         if self.reaction == "ignore":
             return None
         self._since += 1
@@ -82,6 +83,8 @@ class Guard:
         if graph.atomic_numbers is not self._graph_numbers:  # else it is the last graph with other positions
             self._graph_numbers = graph.atomic_numbers
             other = self._numbers is None or not np.array_equal(atoms.numbers, self._numbers)
+            other = other or tuple(atoms.pbc) != self._pbc
+            self._pbc = tuple(atoms.pbc)
         jumped = other or _far(atoms.positions, self._positions)
         self._positions = atoms.positions.copy()
         if graph.cell is not self._graph_cell:
@@ -92,14 +95,20 @@ class Guard:
             self._range = EnergyRange(self.known.cloud, self._numbers) if self.known.cloud else None
         if self._range is not None and energies is not None and not self._outside and not self._since % QUICK:
             odd = bool((self._range(energies.cpu().numpy()) > LIMIT).any())
-        if not (jumped or odd or self._since >= self.interval):
+        odd = odd or (close and not self._outside)
+        if not (jumped or odd or self._since >= self.interval or self._moved(atoms)):
             return None
         scores, self._since = self.known.scores(graph, energies, features), 0
+        self._checked = self._positions
         begins = jumped or not self._outside
         self._outside = bool((scores.worst > LIMIT).any())
         if self._outside:
             self._react(atoms, graph, scores, begins)
         return scores
+
+    def _moved(self, atoms: Atoms) -> bool:
+        moved = self._positions - self._checked
+        return float(np.einsum("ij,ij->i", moved, moved).max(initial=0.0)) > MOVED**2
 
     def _react(self, atoms: Atoms, graph: Graph, scores: Scores, begins: bool) -> None:
         kinds = [kind for kind, value in scores._asdict().items() if (value > LIMIT).any()]

@@ -7,6 +7,7 @@ energies or forces: those would be the model's own, and must not be taken for la
 
 import hashlib
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ HIGHER, CHECKS = 1.25, 10
 class Recorder:
     """Appends to the database at `path`, which is opened when there is something to write."""
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, attrs: Sequence[str] = ()) -> None:
+        """`attrs` are the keys of `Atoms.info` that the model sees."""
+        self.path, self.attrs = Path(path), tuple(attrs)
         if self.path.suffix != ".db":
             raise InputError(
                 f"{path}: structures are recorded in an ASE database, so the name must end in .db"
@@ -44,7 +46,12 @@ class Recorder:
     def _write(self, atoms: Atoms, scores: NDArray[np.float64], kinds: list[str]) -> bool:
         from ase.db import connect
 
-        name = fingerprint(atoms)
+        # ASE's databases do not keep `info`, and a charge or a spin is part of what is to be labelled
+        info = {
+            k: v for k, v in atoms.info.items() if k in self.attrs or isinstance(v, int | float | str | bool)
+        }
+        seen = {k: np.asarray(info[k]).tolist() for k in self.attrs if k in info}
+        name = fingerprint(atoms, repr(sorted(seen.items())) if seen else "")
         try:
             with connect(self.path) as database:
                 if self._written is None:
@@ -53,7 +60,9 @@ class Recorder:
                     return False
                 pairs: dict[str, Any] = {"extrapolation": float(scores.max()), "why": " ".join(kinds)}
                 database.write(
-                    atoms.copy(), key_value_pairs=pairs | {"fingerprint": name}, data={"scores": scores}
+                    atoms.copy(),
+                    key_value_pairs=pairs | {"fingerprint": name},
+                    data={"scores": scores, "info": info},
                 )
         except (sqlite3.Error, OSError) as error:
             raise InputError(f"{self.path}: a structure could not be recorded: {error}") from None
@@ -61,9 +70,9 @@ class Recorder:
         return True
 
 
-def fingerprint(atoms: Atoms) -> str:
-    """The same for structures that differ by less than about 0.001 Å."""
-    digest = hashlib.sha256(atoms.numbers.astype(np.int64).tobytes() + bytes(atoms.pbc))
+def fingerprint(atoms: Atoms, state: str = "") -> str:
+    """The same for structures that differ by less than about 0.001 Å, in the same state."""
+    digest = hashlib.sha256(atoms.numbers.astype(np.int64).tobytes() + bytes(atoms.pbc) + state.encode())
     for values in (atoms.cell.array, atoms.positions):
         digest.update(np.round(values * 1e3).astype(np.int64).tobytes())
     return f"f{digest.hexdigest()[:24]}"  # ASE takes what looks like a number for one

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.extxyz import write_xyz
 
@@ -76,6 +77,7 @@ def _kept(
             continue
         frame = look(source[index], "", index, source.where(index), keys, CUTOFF)
         atoms = frame.atoms.copy()
+        others = dict(frame.atoms.calc.results) if frame.atoms.calc is not None else {}
         pairs = atoms.info.pop("key_value_pairs", None) or {}
         atoms.info.pop("data", None)
         taken = {*LABELS, *keys.values()}
@@ -83,7 +85,16 @@ def _kept(
         atoms.info = {k: v for k, v in info.items() if k not in taken and not isinstance(v, dict)}
         for key in taken & set(atoms.arrays):
             del atoms.arrays[key]
+        doubtful = {"free_energy", "energies", "stresses"} if frame.faults else set()
         results: dict[str, object] = {}
+        for name, value in others.items():
+            if name in LABELS or name in doubtful or value is None:
+                continue
+            if name in all_properties:
+                results[name] = value
+            else:  # a calculator's own, which ASE would not write as a result
+                of_atoms = np.ndim(value) > 0 and len(value) == len(atoms)
+                (atoms.arrays if of_atoms else atoms.info).setdefault(name, np.asarray(value))
         if np.isfinite(frame.energy):
             results["energy"] = frame.energy
         if frame.forces is not None:

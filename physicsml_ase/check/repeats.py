@@ -11,7 +11,7 @@ from ase import Atoms
 from scipy.spatial import cKDTree
 
 from physicsml_ase.check.findings import Finding, Places
-from physicsml_ase.check.frame import Floats, Frame
+from physicsml_ase.check.frame import LABELS, Floats, Frame
 from physicsml_ase.neighbors.pairs import find_pairs
 
 REACH = 4.5
@@ -27,6 +27,21 @@ COMPARED = 400
 SOME = 4
 OTHER_ENERGY = 2e-3
 """Energies of equal frames differ by no more [eV/atom]."""
+OTHER_FORCES = 0.02
+"""Nor do the sizes of their forces, as part of them, beyond 0.01 eV/Å."""
+STATES = (
+    "charge",
+    "total_charge",
+    "spin",
+    "total_spin",
+    "multiplicity",
+    "mult",
+    "uhf",
+    "electric_field",
+    "field",
+    "head",
+)
+"""Keys of `Atoms.info` that make frames of one geometry different calculations."""
 
 Read = Callable[[str, int], Atoms]
 """Gives a frame of a set again."""
@@ -40,6 +55,9 @@ class Repeats:
         self.prints: list[Floats] = []
         self.places: list[tuple[str, int, str]] = []
         self.energies: list[float] = []
+        self.forces: list[float] = []  # RMS over atoms [eV/Å]
+        self.states: list[str] = []
+        self.labels: list[frozenset[str]] = []
 
     def see(self, frame: Frame) -> None:
         """One more frame."""
@@ -48,6 +66,12 @@ class Repeats:
         self.prints.append(fingerprint(frame, self.reach).astype(np.float32))
         self.places.append((frame.set_, frame.index, frame.where))
         self.energies.append(frame.energy / len(frame.atoms))
+        forces = frame.forces
+        self.forces.append(float("nan") if forces is None else float(np.sqrt((forces**2).sum(1).mean())))
+        info = frame.atoms.info
+        self.states.append(repr([(k, np.asarray(info[k]).tolist()) for k in STATES if k in info]))
+        there = (np.isfinite(frame.energy), frame.forces is not None, frame.stress is not None)
+        self.labels.append(frozenset(name for name, is_there in zip(LABELS, there) if is_there))
 
     def findings(self, read: Read) -> list[Finding]:
         """What was found; `read` gives a frame of a set again."""
@@ -82,10 +106,11 @@ class Repeats:
             if d < SURELY:
                 pairs.add((d, int(of[max(k, j)]), int(of[min(k, j)])))
         equal, alike = self._compared(pairs, read)
-        first = _earliest(equal)
+        # another charge or spin is another calculation of the same geometry
+        first = self._best(_earliest([(k, j) for k, j in equal if self.states[k] == self.states[j]]))
         same, near = Places(), Places()
         for k in sorted(first):
-            if first[k] != k:
+            if first[k] != k and self.labels[k] <= self.labels[first[k]]:
                 same.put(*self.places[k], f"as {self.places[first[k]][2]}")
         for k, j in dict(sorted(alike, reverse=True)).items():
             if k not in first:
@@ -151,17 +176,32 @@ class Repeats:
                 near.append((k, other))
         return same, near
 
+    def _best(self, first: dict[int, int]) -> dict[int, int]:
+        """In place of the earliest frame of a kind, the earliest of those with the most labels."""
+        best: dict[int, int] = {}
+        for k in sorted(first):
+            kept = best.setdefault(first[k], k)
+            if len(self.labels[k]) > len(self.labels[kept]):
+                best[first[k]] = k
+        return {k: best[root] for k, root in first.items()}
+
     def _disagreeing(self, first: dict[int, int]) -> list[Finding]:
-        """Equal frames with unequal energies."""
+        """Equal frames with unequal energies or forces."""
         places = Places()
         for k, other in sorted(first.items()):
             away = self.energies[k] - self.energies[other]
             if abs(away) > OTHER_ENERGY:
                 places.put(*self.places[k], f"{away:+.3g} eV/atom against {self.places[other][2]}")
+                continue
+            mine, its = self.forces[k], self.forces[other]
+            if abs(mine - its) > OTHER_FORCES * its + 0.01:
+                places.put(
+                    *self.places[k], f"forces of {mine:.3g} eV/Å against {its:.3g} of {self.places[other][2]}"
+                )
         return places.finding(
             "warning",
             "disagreeing-duplicates",
-            "{n} with another energy than an equal frame",
+            "{n} with another energy, or other forces, than an equal frame",
             "labels of different methods, or failed calculations: keep those of one method",
         )
 

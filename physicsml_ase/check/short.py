@@ -40,9 +40,15 @@ def tell(sources: Mapping[str, Mapping[str, Source]], cutoff: float, label_keys:
         given = {set_: of[name] for set_, of in sources.items() if name in of}
         if "train" not in given:
             continue
-        report = check_sources(
-            given, cutoff=cutoff, label_keys=label_keys, most=MOST, sampled=SAMPLED, again=0
-        )
+        try:
+            report = check_sources(
+                given, cutoff=cutoff, label_keys=label_keys, most=MOST, sampled=SAMPLED, again=0
+            )
+        except Exception as error:  # a training does not fail by what only looks at its data
+            log.warning(
+                "the data could not be checked: %s", " ".join(str(error).split()) or type(error).__name__
+            )
+            continue
         for finding in (*report.errors, *report.warnings):
             if finding.code not in SAID:
                 log.warning("%s%s", f"{name}: " if name else "", finding.in_words())

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from physicsml_ase.cli.options import Ckpt
+from physicsml_ase.cli.options import OneCkpt
 
 
-def info(ckpt: Ckpt) -> None:
+def info(ckpt: OneCkpt) -> None:
     """What a checkpoint is and what it was trained on; replays its stored frames."""
     from physicsml_ase.checkpoint import describe_checkpoint
 

@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from physicsml_ase.cli.options import Ckpt, Device, Dtype
+from physicsml_ase.cli.options import Device, Dtype, OneCkpt
 from physicsml_ase.conventions import InputError
 
 
 def export(
-    ckpt: Ckpt,
+    ckpt: OneCkpt,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE", help="The package; its name ends in .pt2.")
     ] = Path("model.pt2"),

@@ -14,6 +14,7 @@ Ckpt = Annotated[
         metavar="CKPT", help="A model.ckpt, or a run's training checkpoint; of a committee, a,b,c."
     ),
 ]
+OneCkpt = Annotated[str, typer.Argument(metavar="CKPT", help="A model.ckpt, or a run's training checkpoint.")]
 Model = Annotated[
     str,
     typer.Argument(

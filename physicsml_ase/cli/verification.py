@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from physicsml_ase.cli.options import Ckpt, Device, use_threads
+from physicsml_ase.cli.options import Device, OneCkpt, use_threads
 
 FAILED = 1
 SOME = 4
@@ -15,7 +15,7 @@ SOME = 4
 
 
 def verify(
-    ckpt: Ckpt,
+    ckpt: OneCkpt,
     data: Annotated[
         str | None,
         typer.Argument(metavar="[FILE]", help="Structures to try besides those stored in the checkpoint."),

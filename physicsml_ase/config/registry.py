@@ -1,7 +1,7 @@
 """Model architectures by name: one decorator registers one, and every config can then choose it."""
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, NamedTuple, Protocol, TypeVar, get_args
+from typing import Annotated, Any, NamedTuple, Protocol, TypeVar, get_args
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter
 from pydantic.json_schema import JsonSchemaValue
@@ -72,7 +72,7 @@ class _Registered:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        return {"oneOf": [TypeAdapter(model.config).json_schema() for model in MODELS.values()]}
+        return {"oneOf": [_inlined(TypeAdapter(model.config).json_schema()) for model in MODELS.values()]}
 
 
 def _validate(data: object) -> object:
@@ -107,3 +107,16 @@ ModelConfig = Annotated[NamedConfig, _Registered(), Words(_names)]
 def model_config_type() -> object:
     """The discriminated union of all registered model configs, also of those registered later."""
     return ModelConfig
+
+
+def _inlined(schema: Any, parts: Any = None) -> Any:
+    """A schema with its named parts where they are used: within another schema their names are not known."""
+    if isinstance(schema, list):
+        return [_inlined(item, parts) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    parts = schema.get("$defs", parts)
+    if "$ref" in schema:
+        rest = {k: v for k, v in schema.items() if k != "$ref"}
+        return _inlined(parts[schema["$ref"].removeprefix("#/$defs/")], parts) | rest
+    return {k: _inlined(v, parts) for k, v in schema.items() if k != "$defs"}

@@ -52,10 +52,7 @@ class DiskStore:
         self.block = int(self._file.attrs["block"])
         if self._file.attrs["format"] != FORMAT or self._file.attrs["sizes"] != self._fingerprint():
             raise Damaged
-        if (
-            min(c.min(initial=0) for c in (self.frames, self.num_atoms, self.num_edges)) < 0
-            or self.block < 1
-        ):
+        if min(c.min(initial=0) for c in (self.frames, self.num_atoms, self.num_edges)) < 0 or self.block < 1:
             raise Damaged
         for level in LEVELS:
             rows = int(self.starts[level][-1])

@@ -72,6 +72,10 @@ def predict_batches(
     device = potential.references.table.device
     if batch_atoms is None:
         batch_atoms = EDGES_PER_BATCH.get(device.type, EDGES_PER_BATCH["cuda"]) // EDGES_PER_ATOM
+    if uncertainty and isinstance(potential, Potential) and "last_layer" not in potential.trust:
+        raise InputError(
+            "the model has no uncertainty of its last layer: train it with this version, or leave uncertainty out"
+        )
     if batch_atoms < 1:
         raise InputError(f"batch_atoms must be at least 1, not {batch_atoms}")
     was_training = potential.training

@@ -126,6 +126,8 @@ class SymmetricContraction(Constants):
         g = grads[-1]
         for k in reversed(range(len(grads))):
             shorter, last = self.picks[k], self.lasts[k]
+            assert isinstance(shorter, Pick)
+            assert isinstance(last, Pick)
             part = last.transposed(g * shorter(torch.cat(powers[k - 1])) if k else g)
             g_a = part if g_a is None else g_a + part
             if k:

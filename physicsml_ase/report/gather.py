@@ -21,6 +21,7 @@ STATES = {
     "started": "stopped before its training began",
     "running": "killed, or still running",
     "interrupted": "interrupted",
+    "failed": "ended by an error, which its log has",
 }
 
 

@@ -126,6 +126,8 @@ class PotentialModule(pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """A gradient that is no number would make all weights no numbers."""
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            return  # of 16-mixed, which finds its scale by such gradients, and leaves out their steps itself
         gradients = [p.grad for p in self.potential.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if not torch.isfinite(norm):

@@ -257,8 +257,14 @@ def _measured(potential: Potential, datamodule: DataModule) -> Trust:
     try:
         train, held = sample(stores["train"], TRAIN_ATOMS), sample(stores["validation"], VALIDATION_ATOMS)
         return measure(potential, train, held)
-    except RuntimeError as error:  # of memory, or of weights that are not finite
-        log.warning("distances to the training data were not measured: %s", str(error).splitlines()[0])
+    except (
+        RuntimeError,
+        MemoryError,
+        InputError,
+        OSError,
+    ) as error:  # of memory, weights, or a file that is gone
+        why = " ".join(str(error).split()) or type(error).__name__
+        log.warning("distances to the training data were not measured: %s", why)
         return {}
 
 

@@ -24,6 +24,8 @@ class MeanPotential(nn.Module):
 
     def __init__(self, potentials: Sequence[Potential], names: Sequence[str]) -> None:
         super().__init__()
+        if len(potentials) < 2:
+            raise InputError("a committee has two members or more")
         check_agreement(potentials, names)
         self.members = nn.ModuleList(potentials)
         self.labels: tuple[Label, ...] = potentials[0].labels
