@@ -114,8 +114,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         what = "is a folder; name the model.ckpt in it" if path.is_dir() else "no such checkpoint"
         raise InputError(f"{path}: {what}")
-    if not zipfile.is_zipfile(path):
-        raise InputError(f"{path}: is not a checkpoint, or it was cut")
     _refuse_inflated(path)
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
@@ -150,11 +148,20 @@ def _refuse_other_shapes(contents: Mapping[str, Any], path: Path) -> None:
             raise InputError(f"{path}: is not a physicsml_ase checkpoint: {label!r} is no label")
 
 
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except Exception:  # of crafted ends of a file
+        return False
+
+
 def _refuse_inflated(path: Path) -> None:
     """torch.save does not compress: a file that would grow when it is read was made to fill the memory.
 
     And torch.load does not look at the check sums: a bit that fell over on a disk would be a wrong weight.
     """
+    if not _is_zip(path):
+        raise InputError(f"{path}: is not a checkpoint, or it was cut")
     try:
         with zipfile.ZipFile(path) as file:
             entries = file.infolist()

@@ -76,6 +76,15 @@ def test_a_name_that_is_no_text_is_one_line(checkpoint: Path) -> None:
     refused(checkpoint, "not a checkpoint|damaged")
 
 
+def test_an_end_that_names_other_disks_is_one_line(checkpoint: Path) -> None:
+    """An end record of ZIP64 says on how many disks an archive lies."""
+    data = bytearray(checkpoint.read_bytes())
+    locator = b"PK\x06\x07" + (1).to_bytes(4, "little") + bytes(8) + (7).to_bytes(4, "little")
+    end = data.rindex(b"PK\x05\x06")
+    checkpoint.write_bytes(bytes(data[:end]) + locator + bytes(data[end:]))
+    refused(checkpoint, "not a checkpoint|damaged|newer|cut")
+
+
 def test_a_compressed_checkpoint_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     bomb = tmp_path / "bomb.ckpt"
     with zipfile.ZipFile(checkpoint) as old, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as new:

@@ -30,7 +30,7 @@ def check_sqlite(file: File) -> None:
         connection = _connect_sqlite(file.path)
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
         connection.close()
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise InputError(f"{file.name} can not be read as an ASE database: {one_line(error)}") from None
     if "systems" not in tables:
         raise InputError(f"{file.name} is an SQLite file but not an ASE database: it has no table 'systems'")
