@@ -14,6 +14,7 @@ from command_line import error_of, run
 from physicsml_ase import PhysicsMLCalculator
 from physicsml_ase.checkpoint import load_potential, replay
 from physicsml_ase.importers.dump_mace import FORMAT
+from physicsml_ase.importers.opening import _is_dump
 
 REFERENCES = Path(__file__).parent / "models" / "references"
 
@@ -90,3 +91,15 @@ def test_a_whole_model_of_mace_torch(tmp_path: Path, heads: str) -> None:
         arguments += ["--head", "b"]
     assert run(*arguments).exit_code == 0
     assert load_potential(tmp_path / "model.ckpt").config.hidden_irreps == "4x0e+4x1o"
+
+
+def test_what_a_dump_script_wrote_is_not_opened_by_another_interpreter(tmp_path: Path) -> None:
+    """A checkpoint of Lightning may be plain data too, and is no dump."""
+    contents = {
+        "dump": {"meta": {}, "state": {}, "more": 1},
+        "lightning": {"hyper_parameters": {}, "state_dict": {}},
+    }
+    for name, content in contents.items():
+        torch.save(content, tmp_path / name)
+    assert _is_dump(tmp_path / "dump")
+    assert not _is_dump(tmp_path / "lightning")

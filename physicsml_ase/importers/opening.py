@@ -70,7 +70,7 @@ def import_model(
 def _is_dump(path: Path) -> bool:
     """Whether one of the dump scripts wrote it; a checkpoint of nequip may be plain data too."""
     content = plain_data(path)
-    return content is not None and ("format" in content or content.keys() == {"meta", "state"})
+    return content is not None and ("format" in content or content.keys() >= {"meta", "state"})
 
 
 def example_frames(potential: Potential) -> list[Graph]:
