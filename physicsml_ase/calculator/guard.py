@@ -28,8 +28,9 @@ LIMIT = 1.5
 temperature of the training data."""
 INTERVAL = 200
 """Calculations between whole checks. One costs as much as two steps of a molecule by the kernel."""
-MOVED = 0.4
-"""An atom that is so far from where it was at the last whole check [Å] makes another due."""
+MOVED, MOVED_BY_KERNEL = 0.4, 0.8
+"""An atom that is so far from where it was at the last whole check [Å] makes another due; twice as far with the
+kernel, for which a check is dear, and which tells when atoms come too close."""
 JUMP, STEP = 0.15, 0.06
 """No step of dynamics moves one atom of a molecule so far, nor all atoms on average [Å]: the structure is another."""
 QUICK = 4
@@ -96,7 +97,8 @@ class Guard:
         if self._range is not None and energies is not None and not self._outside and not self._since % QUICK:
             odd = bool((self._range(energies.cpu().numpy()) > LIMIT).any())
         odd = odd or (close and not self._outside)
-        if not (jumped or odd or self._since >= self.interval or self._moved(atoms)):
+        moved = not self._since % QUICK and self._moved(MOVED if features is None else MOVED_BY_KERNEL)
+        if not (jumped or odd or moved or self._since >= self.interval):
             return None
         scores, self._since = self.known.scores(graph, energies, features), 0
         self._checked = self._positions
@@ -106,9 +108,9 @@ class Guard:
             self._react(atoms, graph, scores, begins)
         return scores
 
-    def _moved(self, atoms: Atoms) -> bool:
+    def _moved(self, far: float) -> bool:
         moved = self._positions - self._checked
-        return float(np.einsum("ij,ij->i", moved, moved).max(initial=0.0)) > MOVED**2
+        return float(np.einsum("ij,ij->i", moved, moved).max(initial=0.0)) > far**2
 
     def _react(self, atoms: Atoms, graph: Graph, scores: Scores, begins: bool) -> None:
         kinds = [kind for kind, value in scores._asdict().items() if (value > LIMIT).any()]
