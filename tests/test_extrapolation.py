@@ -160,6 +160,16 @@ def test_a_slow_scan_is_noticed(ckpt):
         scan()
 
 
+def test_structures_of_other_sizes_in_any_order(ckpt):
+    calc = PhysicsMLCalculator(ckpt, backend="eager")
+    water = molecule("H2O")
+    for still in range(9):
+        for _ in range(still):
+            water.rattle(1e-3, seed=still)
+            calc.calculate(water)
+        calc.calculate(molecule("OH"))
+
+
 def test_other_periodicity_is_another_structure(ckpt):
     calc = PhysicsMLCalculator(ckpt, on_extrapolation="raise", backend="eager")
     atoms = molecule("H2O", cell=[12, 12, 2.2])

@@ -97,7 +97,8 @@ class Guard:
         if self._range is not None and energies is not None and not self._outside and not self._since % QUICK:
             odd = bool((self._range(energies.cpu().numpy()) > LIMIT).any())
         odd = odd or (close and not self._outside)
-        moved = not self._since % QUICK and self._moved(MOVED if features is None else MOVED_BY_KERNEL)
+        due = not jumped and not self._since % QUICK
+        moved = due and self._moved(MOVED if features is None else MOVED_BY_KERNEL)
         if not (jumped or odd or moved or self._since >= self.interval):
             return None
         scores, self._since = self.known.scores(graph, energies, features), 0

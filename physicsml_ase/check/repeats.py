@@ -190,7 +190,8 @@ class Repeats:
         places = Places()
         for k, other in sorted(first.items()):
             away = self.energies[k] - self.energies[other]
-            if abs(away) > OTHER_ENERGY:
+            # within what counts as equal, forces make a difference too
+            if abs(away) > OTHER_ENERGY + SAME * np.nan_to_num(self.forces[other]):
                 places.put(*self.places[k], f"{away:+.3g} eV/atom against {self.places[other][2]}")
                 continue
             mine, its = self.forces[k], self.forces[other]
