@@ -17,8 +17,10 @@ from physicsml_ase.trust.dimers import Floats, dimers
 log = logging.getLogger("physicsml_ase")
 MARGINS = (MARGIN, 0.92, 0.94, 0.96, 0.98, 0.995)
 """Where the wall may begin, as parts of the pair's shortest distance."""
-DEEPEST = 0.2
-"""A hole less deep than this [eV] is none."""
+DEEPEST = 0.4
+"""A hole less deep than this [eV] is none: it may be a bond, and a wall close to the data would be in its way."""
+EARLY = 0.95
+"""A wall that begins beyond this part of the shortest distance is said to."""
 AS_STEEP = 0.05
 """The spring has the model's force where the distance is this part shorter than where the wall begins."""
 STIFFEST = 1e5
@@ -56,10 +58,9 @@ def settled(potential: Potential, elements: tuple[int, int], shortest: float) ->
     distance = np.linspace(MARGINS[0] * (1 - HELD) * shortest, shortest, POINTS)
     energy, force = dimers(potential, elements, distance)
     choices = [(part * shortest, _stiffness(distance, force, part * shortest)) for part in MARGINS]
-    for begin, stiffness in choices:
-        if _deepest(distance, energy, elements, begin, stiffness) < DEEPEST:
-            return begin, stiffness
-    return choices[-1][0], STIFFEST
+    depths = [_deepest(distance, energy, elements, *choice) for choice in choices]
+    shallow = [k for k, depth in enumerate(depths) if depth < DEEPEST]
+    return choices[shallow[0] if shallow else int(np.argmin(depths))]
 
 
 def _stiffness(distance: Floats, force: Floats, begin: float) -> float:
