@@ -44,11 +44,8 @@ def settle_walls(potential: Potential) -> None:
         potential.wall = wall
         potential.train(training)
     potential.settle_walls(found)
-    early = [
-        pair
-        for pair, (begin, _) in found.items()
-        if begin > (MARGIN + 1e-3) * potential.domain.shortest_distances[pair]
-    ]
+    shortest = potential.domain.shortest_distances
+    early = [pair for pair, (begin, _) in found.items() if begin > EARLY * shortest[pair]]
     if early:
         log.info("short range: the wall begins close to the data for %s", ", ".join(early))
 
