@@ -5,6 +5,7 @@
 same under "physicsml_ase", without the weights, which are in its own "state_dict" (and, averaged, in "ema").
 """
 
+import io
 import os
 import threading
 import zipfile
@@ -100,9 +101,14 @@ def write_atomically(contents: Mapping[str, Any], path: Path) -> None:
     """Write beside `path` and rename: a killed process leaves the old file or the new one, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    buffer = io.BytesIO()  # torch says of a full disk that there is an "iostream error"
+    torch.save(dict(contents), buffer)
     try:
-        torch.save(dict(contents), beside)
+        beside.write_bytes(buffer.getbuffer())
         os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None
     except BaseException:
         beside.unlink(missing_ok=True)
         raise

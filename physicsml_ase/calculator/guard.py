@@ -28,8 +28,8 @@ LIMIT = 1.5
 temperature of the training data."""
 INTERVAL = 200
 """Calculations between whole checks. One costs as much as two steps of a molecule by the kernel."""
-MOVED, MOVED_BY_KERNEL = 0.4, 0.8
-"""An atom that is so far from where it was at the last whole check [Å] makes another due; twice as far with the
+MOVED, MOVED_BY_KERNEL = 0.4, 1.2
+"""An atom that is so far from where it was at the last whole check [Å] makes another due; three times as far with the
 kernel, for which a check is dear, and which tells when atoms come too close."""
 JUMP, STEP = 0.15, 0.06
 """No step of dynamics moves one atom of a molecule so far, nor all atoms on average [Å]: the structure is another."""
@@ -62,6 +62,7 @@ class Guard:
         self._graph_numbers: torch.Tensor | None = None
         self._graph_cell: torch.Tensor | None = None
         self._positions, self._cell = np.zeros((0, 3)), np.zeros((3, 3))
+        self._step = np.zeros((0, 3))  # room for the last one
         self._pbc = (False, False, False)
         self._checked = np.zeros((0, 3))  # positions at the last whole check
         if not potential.trust and reaction != "ignore":
@@ -86,10 +87,14 @@ class Guard:
             other = self._numbers is None or not np.array_equal(atoms.numbers, self._numbers)
             other = other or tuple(atoms.pbc) != self._pbc
             self._pbc = tuple(atoms.pbc)
-        jumped = other or _far(atoms.positions, self._positions)
-        self._positions = atoms.positions.copy()
+        positions = atoms.positions
+        if other:
+            self._positions, self._step = positions.copy(), np.empty_like(positions)
+        jumped = other or _far(positions, self._positions, self._step)
+        if not other:
+            self._positions[:] = positions
         if graph.cell is not self._graph_cell:
-            jumped = jumped or _far(atoms.cell.array, self._cell)
+            jumped = jumped or _far(atoms.cell.array, self._cell, np.empty((3, 3)))
             self._graph_cell, self._cell = graph.cell, atoms.cell.array.copy()
         if other:
             self._numbers = atoms.numbers.copy()
@@ -102,7 +107,7 @@ class Guard:
         if not (jumped or odd or moved or self._since >= self.interval):
             return None
         scores, self._since = self.known.scores(graph, energies, features), 0
-        self._checked = self._positions
+        self._checked = self._positions.copy()
         begins = jumped or not self._outside
         self._outside = bool((scores.worst > LIMIT).any())
         if self._outside:
@@ -126,7 +131,7 @@ class Guard:
             self.recorder.offer(atoms, scores.worst.cpu().numpy(), kinds, begins)
 
 
-def _far(now: NDArray[np.float64], before: NDArray[np.float64]) -> bool:
+def _far(now: NDArray[np.float64], before: NDArray[np.float64], room: NDArray[np.float64]) -> bool:
     """Whether a structure is not the last one after a step."""
-    moved = (now - before).ravel()
-    return float(moved @ moved) > JUMP**2 + len(now) * STEP**2
+    np.subtract(now, before, out=room)
+    return float(np.vdot(room, room)) > JUMP**2 + len(now) * STEP**2

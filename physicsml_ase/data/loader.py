@@ -161,8 +161,8 @@ class GraphLoader:
                 if isinstance(graph, InputError):
                     raise graph
                 yield graph
-        except RuntimeError as error:
-            if "exited unexpectedly" not in str(error):
+        except (RuntimeError, ConnectionError, EOFError) as error:  # the last two where it died while it sent
+            if isinstance(error, RuntimeError) and "exited unexpectedly" not in str(error):
                 raise
             raise InputError(WORKER_DIED) from error
 

@@ -115,7 +115,12 @@ class Resumable(pl.Callback):
 def save_training(trainer: pl.Trainer, path: Path) -> None:
     """Save a training checkpoint, complete or not at all. Every rank must call it."""
     beside = path.with_name(f".{path.name}.part")
-    trainer.save_checkpoint(beside)
+    try:
+        trainer.save_checkpoint(beside)
+    except BaseException:
+        if trainer.is_global_zero:
+            beside.unlink(missing_ok=True)
+        raise
     if trainer.is_global_zero:
         os.replace(beside, path)
 

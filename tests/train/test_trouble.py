@@ -1,17 +1,26 @@
 """Steps that fail: the frames of a loss that is no number are named, and so is a batch that fills the memory."""
 
 import logging
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
 import torch
-from runs_for_tests import frames, settings
+from ase.io import write
+from runs_for_tests import frames, settings, write_frames
 
 from physicsml_ase.checkpoint import load_potential
 from physicsml_ase.conventions import InputError
 from physicsml_ase.potential import Potential
 from physicsml_ase.train.given import Data
 from physicsml_ase.train.run import start
+from physicsml_ase.train.trainer import register_callback
 from physicsml_ase.train.trouble import is_out_of_memory
 
 
@@ -89,3 +98,81 @@ def test_a_batch_that_fills_the_memory(
 def test_other_errors_are_not_taken_for_it() -> None:
     assert not is_out_of_memory(RuntimeError("shapes do not fit"))
     assert not is_out_of_memory(ValueError("out of memory"))
+
+
+@register_callback
+class KillWorkers(pl.Callback):
+    """Kills the data workers in the second epoch, as a system short of memory does."""
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *args: object) -> None:
+        for child in multiprocessing.active_children() if trainer.current_epoch == 1 else []:
+            os.kill(child.pid or 0, signal.SIGKILL)
+
+
+@register_callback
+class Remove(pl.Callback):
+    """Removes the file of the data in the second epoch."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            self.path.unlink()
+
+
+def test_a_killed_worker_is_one_line_and_the_best_model_stays(tmp_path: Path) -> None:
+    data = Data(write_frames(tmp_path / "data.xyz"))
+    config = settings({"trainer": {"callbacks": [{"name": "KillWorkers"}]}, "datamodule": {"num_workers": 1}})
+    with pytest.raises(
+        InputError, match=r"a data worker died.*num_workers=0.*the best model until then is"
+    ) as told:
+        start(config, data, tmp_path / "run")
+    assert "\n" not in str(told.value)
+    assert all(p.isfinite().all() for p in load_potential(tmp_path / "run" / "model.ckpt").parameters())
+
+
+@pytest.mark.parametrize("kind", ["xyz", "db"])
+def test_a_file_that_is_gone_does_not_end_a_run(tmp_path: Path, kind: str) -> None:
+    """What was opened stays open; no frame is read twice or left out."""
+    path = tmp_path / f"data.{kind}"
+    write(path, frames(24))
+    remove = {"name": "Remove", "config": {"path": str(path)}}
+    live = {"datamodule": {"pre_batch": None}}
+    results = []
+    for name, callbacks in (("kept", []), ("removed", [remove])):
+        config = settings(live, {"trainer": {"callbacks": callbacks}})
+        results.append(start(config, Data(str(path)), tmp_path / name).best["score"])
+    assert results[0] == results[1]
+
+
+FULL = """
+import resource, signal, sys
+from physicsml_ase.cli.app import app
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+app({arguments!r})
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no limit of file sizes")
+@pytest.mark.parametrize("limit", [1000, 60_000])
+def test_a_full_disk_is_one_line_and_no_half_model(tmp_path: Path, limit: int) -> None:
+    """Full when the config is written, and when the checkpoint is."""
+    given = ["train", "--train", write_frames(tmp_path / "data.xyz"), "-o", str(tmp_path / "run")]
+    given += [
+        "model.channels=16",
+        "model.layers=2",
+        "trainer.max_epochs=2",
+        "model.name=painn",
+        "compile=false",
+    ]
+    code = FULL.format(limit=limit, arguments=given)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert re.search(r"error: .*(File too large|could not be written)", done.stderr), done.stderr
+    assert not (tmp_path / "run" / "model.ckpt").exists()
+    assert not list(tmp_path.rglob(".model.ckpt*"))
