@@ -176,6 +176,7 @@ class _Output:
         self.error: OSError | None = None
 
     def write(self, data: memoryview) -> int:
+        """Write all of it, unless something failed before; its length in either case."""
         rest = memoryview(data)
         try:
             while len(rest) and self.error is None:

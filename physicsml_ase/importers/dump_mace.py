@@ -116,6 +116,7 @@ def dump(model: Any, path: str) -> None:
 
 
 def main() -> None:
+    """The command line."""
     # beside this file there is a mace.py, which is not theirs
     sys.path[:] = [p for p in sys.path if os.path.abspath(p) != os.path.dirname(os.path.abspath(__file__))]
     if len(sys.argv) != 3:

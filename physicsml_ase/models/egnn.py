@@ -110,6 +110,7 @@ class EGNN(nn.Module):
         self.layers = nn.ModuleList(Layer(config, domain.avg_num_neighbors) for _ in range(config.num_layers))
 
     def forward(self, graph: Graph, r_ij: Tensor) -> Features:
+        """Scalars (N, F), moves (N, 3, L) [Å] and features of edges (E, F), as configured, from r_ij (E, 3) [Å]."""
         i, j = graph.edge_index
         d_ij, _ = lengths_and_directions(r_ij)
         radial, ending = self.radial(d_ij), envelope(d_ij / self.cutoff)  # (E, K), (E, 1)

@@ -83,6 +83,7 @@ class LJ(Constants):
         self.own = nn.Parameter(own, config.trainable)
 
     def forward(self, graph: Graph, r_ij: Tensor) -> Features:
+        """Energies of the atoms (N,) in units of the energy scale, from r_ij (E, 3) [Å]."""
         element = self.index.places.index_select(0, graph.atomic_numbers)
         i, j = graph.edge_index
         kind = element.index_select(0, i) * self.index.num + element.index_select(0, j)

@@ -43,6 +43,7 @@ class Message(nn.Module):
     def forward(
         self, s: Tensor, v: Tensor, radial: Tensor, u_ij: Tensor, i: Tensor, j: Tensor
     ) -> tuple[Tensor, Tensor]:
+        """What neighbours add to s (N, F) and v (N, 3, F); of radial functions (E, K) and directions (E, 3)."""
         filters = self.filter(radial * self.scale)  # (E, 3F)
         to_scalar, along, onward = (self.phi(s).index_select(0, j) * filters).chunk(3, dim=-1)  # (E, F) each
         to_vector = u_ij[:, :, None] * along[:, None, :] + v.index_select(0, j) * onward[:, None, :]
@@ -58,6 +59,7 @@ class Update(nn.Module):
         self.gate = mlp(2 * channels, channels, 3 * channels)
 
     def forward(self, s: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """What an atom's own s (N, F) and v (N, 3, F) add to themselves."""
         u, w = self.mix(v).chunk(2, dim=-1)  # (N, 3, F) each
         # |w|, but smooth where w = 0, which is every symmetric site: the paper's norm has a cusp there, so that
         # a crystal's force constants would be infinite
@@ -80,6 +82,7 @@ class PaiNN(nn.Module):
         self.updates = nn.ModuleList(Update(f) for _ in range(config.layers))
 
     def forward(self, graph: Graph, r_ij: Tensor) -> Features:
+        """Scalars (N, F) and vectors (N, 3, F), from r_ij (E, 3) [Å]."""
         i, j = graph.edge_index
         d_ij, u_ij = lengths_and_directions(r_ij)
         radial = self.radial(d_ij)  # (E, K)

@@ -63,6 +63,7 @@ class ZBL(nn.Module):
         self.power = nn.Parameter(torch.tensor([POWER]), config.trainable)
 
     def forward(self, graph: Graph, r_ij: Tensor) -> Features:
+        """Energies of the atoms (N,) in units of the energy scale, from r_ij (E, 3) [Å]."""
         d, two = apart(r_ij, self.cutoff)
         z = graph.atomic_numbers.to(d.dtype)
         zi, zj = (z.index_select(0, k) for k in graph.edge_index)

@@ -25,7 +25,8 @@ class NumberedBessel(nn.Module):
         else:
             self.register_buffer("numbers", numbers)
 
-    def forward(self, d: Tensor) -> Tensor:  # (P, 1) -> (P, K)
+    def forward(self, d: Tensor) -> Tensor:
+        """Distances [Å], (P, 1) -> (P, K)."""
         x = (d / self.cutoff).clamp(max=1.0)
         # at x = 0, an atom's edge to itself, sin(w pi x) / (pi x) is w
         itself = x == 0

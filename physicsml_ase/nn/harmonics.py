@@ -87,7 +87,8 @@ class EdgeHarmonics(Constants):
                     table[rows[term], m + degree] = value
             self.constant(f"table_{degree}", table)
 
-    def forward(self, u_ij: Tensor) -> Tensor:  # (E, 3) -> (E, M)
+    def forward(self, u_ij: Tensor) -> Tensor:
+        """Harmonics of unit vectors, (E, 3) -> (E, M)."""
         x, y, z = u_ij.split(1, dim=1)
         parts = [u_ij.new_ones(u_ij.shape[0], 1), math.sqrt(3) * u_ij]
         powers = u_ij[:, :0] if self.lmax < 2 else u_ij

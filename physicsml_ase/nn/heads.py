@@ -72,7 +72,8 @@ class DipoleHead(nn.Module):
         self.local = VectorHead(num_scalars, num_vectors)
         self.charge = mlp(num_scalars, num_scalars, 1)
 
-    def forward(self, graph: Graph, features: Features, r_ij: Tensor) -> Tensor:  # -> (N, 3)
+    def forward(self, graph: Graph, features: Features, r_ij: Tensor) -> Tensor:
+        """Dipoles of the atoms, (N, 3), in units of the label's scale."""
         q, num_atoms = self.charge(features.node_scalars), graph.num_atoms[:, None]  # (N, 1), (S, 1)
         net = segment_sum(q, graph.batch, num_atoms.shape[0]) / num_atoms
         centre = segment_sum(graph.positions, graph.batch, num_atoms.shape[0]) / num_atoms  # (S, 3) float64
@@ -90,7 +91,8 @@ class TensorHead(nn.Module):
         self.gate = mlp(num_scalars, num_scalars, num_vectors + 1)
         self.mix = nn.Linear(num_vectors, num_vectors, bias=False)
 
-    def forward(self, graph: Graph, features: Features, r_ij: Tensor) -> Tensor:  # -> (N, 3, 3)
+    def forward(self, graph: Graph, features: Features, r_ij: Tensor) -> Tensor:
+        """Matrices of the atoms, (N, 3, 3), in units of the label's scale."""
         v = features.node_vectors
         assert v is not None
         gate = self.gate(features.node_scalars)  # (N, F + 1)
@@ -149,7 +151,8 @@ class LabelHead(nn.Module):
         self.scale = domain.label_scales.get(label.name, 1.0)
         self.shift = domain.label_shifts.get(label.name, 0.0) if label.shape == () else 0.0
 
-    def forward(self, graph: Graph, features: Features, r_ij: Tensor) -> Tensor:  # -> (N | E | S, ...)
+    def forward(self, graph: Graph, features: Features, r_ij: Tensor) -> Tensor:
+        """The label in its own units: (N, ...), (E, ...) or (S, ...), by its level."""
         value = self.head(graph, features, r_ij)
         if self.label.level == "structure":
             size = graph.num_atoms.shape[0]
@@ -181,7 +184,8 @@ class StdHead(nn.Module):
         derived = label.name in DERIVED and not settings.direct
         self.scale = domain.energy_scale if derived else domain.label_scales.get(label.name, 1.0)
 
-    def forward(self, graph: Graph, features: Features, r_ij: Tensor) -> Tensor:  # -> (N | E | S,)
+    def forward(self, graph: Graph, features: Features, r_ij: Tensor) -> Tensor:
+        """The standard deviation in the label's units: (N,), (E,) or (S,), by its level."""
         variance = nn.functional.softplus(self.read(graph, features, r_ij))
         if self.label.level == "structure":
             variance = segment_sum(variance, graph.batch, graph.num_atoms.shape[0])

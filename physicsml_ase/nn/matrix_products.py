@@ -29,6 +29,7 @@ class _Product(torch.autograd.Function):
     def forward(
         ctx: Any, a: Tensor, b: Tensor, basis: Tensor, both: bool, transpose_a: bool, transpose_b: bool
     ) -> Tensor:
+        """Coefficients of the product, (9, N, F)."""
         ctx.save_for_backward(a, b, basis)
         ctx.how = both, transpose_a, transpose_b
         left = _whole(a, basis, transpose_a)
@@ -43,6 +44,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """From g (9, N, F) the gradients to a and b, by products of the same kind: they can be differentiated too."""
         a, b, basis = ctx.saved_tensors
         both, ta, tb = ctx.how
         to_a, to_b, *_ = ctx.needs_input_grad

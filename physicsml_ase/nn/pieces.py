@@ -26,6 +26,7 @@ class InPieces(torch.autograd.Function):
     def forward(  # type: ignore[no-untyped-def, override]
         ctx, function: Callable[..., Tensor], cuts: Sequence[Cut], j: Tensor, h: Tensor, *whole: Tensor
     ) -> Tensor:
+        """The function's values of all pieces, (N, ...)."""
         ctx.function, ctx.cuts = function, cuts
         ctx.save_for_backward(j, h, *whole)
         with torch.no_grad():
@@ -38,6 +39,7 @@ class InPieces(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, g: Tensor):  # type: ignore[no-untyped-def, override]
+        """From g, of the shape of the values, the gradients to h (N, F) and to each tensor of `whole`."""
         if torch.is_grad_enabled():
             raise RuntimeError("what was computed in pieces can not be differentiated twice")
         j, h, *whole = (t.detach() for t in ctx.saved_tensors)

@@ -95,6 +95,7 @@ class PotentialModule(pl.LightningModule):
         return self.potential(graph)
 
     def configure_optimizers(self) -> Any:
+        """The optimizer, and its schedule where there is one, as Lightning wants them."""
         optimizer = build_optimizer(self.optimizer, self.potential.named_parameters())
         if self.trainer.world_size > 1:
             self.budget.agree = self.trainer.strategy.broadcast
@@ -110,6 +111,7 @@ class PotentialModule(pl.LightningModule):
     # --- steps
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of a batch, of all ranks; one without a gradient where it is not finite and is to be skipped."""
         graph = self._graph = as_one(batch)
         self.batch_sizes = (graph.num_atoms.shape[0], graph.batch.shape[0], graph.reverse.shape[0])
         sums, counts = self.loss((self.compiled or self.potential)(graph), graph)
@@ -218,6 +220,7 @@ class PotentialModule(pl.LightningModule):
             self.ema.put_on()
 
     def on_validation_epoch_end(self) -> None:
+        """Log the epoch, and keep the weights where they are the best."""
         values = self._end_evaluation("val")
         if not self.trainer.sanity_checking and self.trainer.state.fn == "fit":
             if self.seen_labels:
@@ -280,6 +283,7 @@ class PotentialModule(pl.LightningModule):
     # --- saving and restarting
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what a run continues from, and what says how to build the potential."""
         checkpoint[FORMAT] = describe_potential(self.potential)
         checkpoint["config"] = self.config
         checkpoint["best"] = self.best
@@ -292,6 +296,7 @@ class PotentialModule(pl.LightningModule):
                 checkpoint["state_dict"][f"potential.{name}"] = value.detach().clone()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take back what `on_save_checkpoint` added."""
         self.best = checkpoint["best"]
         self._rng = checkpoint["rng"]
         self._epoch = checkpoint["epoch_sums"]

@@ -49,6 +49,7 @@ class TellProgress(pl.Callback):
         self.budget, self.seconds, self._told_at = budget, seconds, -1e9
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Tell the errors of this validation, if the last were told long enough ago."""
         assert isinstance(pl_module, PotentialModule)
         now = time.monotonic()
         if trainer.sanity_checking or not trainer.is_global_zero or now - self._told_at < self.seconds:

@@ -44,6 +44,7 @@ class Resumable(pl.Callback):
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take over the signals, in the main thread, which alone gets them."""
         assert isinstance(pl_module, PotentialModule)
         loop = trainer.fit_loop
         if loop.epoch_progress.current.ready == trainer.current_epoch:
@@ -61,6 +62,7 @@ class Resumable(pl.Callback):
                 self._before[signum] = signal.signal(signum, stop)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save before the first batch of an epoch, if it is time."""
         # Lightning counts the epoch as begun; in the checkpoint it must not be
         progress = trainer.fit_loop.epoch_progress
         progress.current.ready -= 1
@@ -79,6 +81,7 @@ class Resumable(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Save after a batch, where everything around it is done."""
         assert isinstance(pl_module, PotentialModule)
         due = time.monotonic() - self._saved_at > self.every_seconds
         pl_module.asked = pl_module.asked._replace(save_here=due)

@@ -32,6 +32,7 @@ class _Held:
         return self.atoms[key]
 
     def content_hash(self) -> str:
+        """Of the file where there is one, else of all that the structures hold."""
         if self.file:
             return file_hash(self.file)
         digest = hashlib.blake2b(digest_size=16)

@@ -109,6 +109,7 @@ class _Scan:
         )
 
     def finish(self) -> NDArray[np.int64]:
+        """Where frames begin in the file and the last one ends [bytes]; `InputError` for a file that is cut off."""
         frames = len(self.offsets)
         if self.skip:
             listed = max(self.natoms - self.skip, 0)
