@@ -3,8 +3,8 @@
 import logging
 import time
 from array import array
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +23,10 @@ from physicsml_ase.simulate.ensemble import (
     stress_is_there,
     temperature,
 )
-from physicsml_ase.simulate.frames import OTHERWISE, STEP, check_name, frame, last_frame, open_writer
+from physicsml_ase.simulate.frames import OTHERWISE, STEP, frame, last_frame
 from physicsml_ase.simulate.guard import ADVICE, Guard, Unstable
-from physicsml_ase.simulate.logfile import LogFile
 from physicsml_ase.simulate.meter import meter
+from physicsml_ase.simulate.outputs import open_outputs, trajectory_path
 
 logger = logging.getLogger("physicsml_ase")
 
@@ -103,9 +103,7 @@ def md(
     if every < 1:
         raise InputError(f"every must be at least 1, not {every}")
     check_ensemble(ensemble, atoms)
-    path = Path(trajectory) if trajectory is not None else None
-    if path is not None:
-        check_name(path)
+    path = trajectory_path(trajectory)
     atoms, first, keep = _start(atoms, path if restart else None, ensemble, seed)
     if first and first >= last:
         logger.warning("%s is at step %d already, so there is nothing to do", path, first)
@@ -118,15 +116,12 @@ def md(
     guard = Guard(atoms, 10 * max(temperature_K, temperature(atoms, freedom)) + 1000)
     kept = "nothing was kept" if path is None else f"the frames before are in {path}"
     temperatures, energies = array("d"), array("d")
-    with ExitStack() as stack:
-        columns = COLUMNS | (STRESS_COLUMNS if has_stress else {})
-        lines = LogFile(Path(log), columns, first if first else None) if log is not None else None
-        frames = open_writer(path, keep) if path is not None else None
-        for file in (lines, frames):
-            if file is not None:
-                stack.callback(file.close)
-        stack.push(_say_if_stopped(integrator, kept))
-        show = stack.enter_context(meter("MD", first, last, len(atoms)))
+    columns = COLUMNS | (STRESS_COLUMNS if has_stress else {})
+    with (
+        open_outputs(path, log, columns, keep=keep, continue_from=first or None) as (frames, lines),
+        _saying_if_stopped(integrator, kept),
+        meter("MD", first, last, len(atoms)) as show,
+    ):
         began = time.perf_counter()
         for step in _guarded(integrator, max(last - first, 0), guard, freedom, kept):
             kelvin = temperature(atoms, freedom)
@@ -143,30 +138,32 @@ def md(
             if frames is not None:
                 frames.write(frame(atoms, step))
     done, ended = len(energies) - 1, time.perf_counter()
-    times = np.arange(done + 1) * timestep_fs / 1000
-    drift = None
-    if thermostat == "nve" and done > 1:
-        drift = float(np.polyfit(times, np.array(energies) - energies[0], 1)[0]) / len(atoms)
     return MDResult(
         atoms=atoms,
         steps=done,
         total_steps=first + done,
         time_ps=(first + done) * timestep_fs / 1000,
         temperature_K=float(np.mean(temperatures)),
-        energy_drift=drift,
+        energy_drift=_slope(energies, timestep_fs) / len(atoms) if thermostat == "nve" and done > 1 else None,
         wall_s=ended - started,
         atom_steps_per_s=done * len(atoms) / (ended - began),
     )
 
 
-def _say_if_stopped(integrator: MolecularDynamics, kept: str) -> Callable[..., None]:
-    """An exit callback that tells where an interrupted run stands."""
+def _slope(energies: Sequence[float], timestep_fs: float) -> float:
+    """Of energies [eV] at successive steps, over time [eV/ps]."""
+    times = np.arange(len(energies)) * timestep_fs / 1000
+    return float(np.polyfit(times, np.array(energies) - energies[0], 1)[0])
 
-    def leave(kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and issubclass(kind, KeyboardInterrupt):
-            logger.warning("stopped after step %d; %s; the same run continues", integrator.nsteps, kept)
 
-    return leave
+@contextmanager
+def _saying_if_stopped(integrator: MolecularDynamics, kept: str) -> Iterator[None]:
+    """Tells where a run stands that is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        logger.warning("stopped after step %d; %s; the same run continues", integrator.nsteps, kept)
+        raise
 
 
 def _guarded(

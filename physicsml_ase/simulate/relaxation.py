@@ -1,8 +1,7 @@
 """Geometry optimisation of atoms, and of the cell where asked for."""
 
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,12 +11,13 @@ import numpy as np
 from ase import Atoms, units
 from ase.calculators.calculator import BaseCalculator, PropertyNotImplementedError
 from ase.filters import FrechetCellFilter
+from ase.optimize.optimize import Optimizer
 
 from physicsml_ase.conventions import VOIGT, InputError
-from physicsml_ase.simulate.frames import check_name, frame, open_writer
+from physicsml_ase.simulate.frames import frame
 from physicsml_ase.simulate.guard import Guard, Unstable
-from physicsml_ase.simulate.logfile import LogFile
 from physicsml_ase.simulate.meter import meter
+from physicsml_ase.simulate.outputs import open_outputs, trajectory_path
 
 OPTIMIZERS = ("FIRE", "FIRE2", "BFGS", "LBFGS", "BFGSLineSearch", "LBFGSLineSearch", "MDMin", "GPMin")
 Cell = bool | Literal["all", "volume", "shape"] | Sequence[bool]
@@ -75,12 +75,8 @@ def relax(
     """
     if not fmax > 0 or steps < 0:
         raise InputError(f"fmax must be positive and steps not negative: {fmax}, {steps}")
-    names = {name.lower(): name for name in OPTIMIZERS}
-    if optimizer.lower() not in names:
-        raise InputError(f"optimizer {optimizer!r} is not known: use {', '.join(OPTIMIZERS)}")
-    path = Path(trajectory) if trajectory is not None else None
-    if path is not None:
-        check_name(path)
+    make_optimizer = _optimizer(optimizer)
+    path = trajectory_path(trajectory)
     started = time.perf_counter()
     atoms = atoms.copy()
     atoms.calc = calculator
@@ -90,29 +86,15 @@ def relax(
     if complaint:
         raise Unstable(f"relaxation can not begin: {complaint}")
     target = atoms if moves is None else _filter(atoms, cell, moves, pressure_GPa)
-    method = getattr(ase.optimize, names[optimizer.lower()])(target, logfile=None)
+    method = make_optimizer(target, logfile=None)
     kept = "nothing was kept" if path is None else f"the steps before are in {path}"
-    with ExitStack() as stack:
-        columns = {"step": "d", "energy[eV]": ".6f", "fmax[eV/Å]": ".6f"}
-        columns |= {} if moves is None else {"stress[GPa]": ".4f", "volume[Å^3]": ".3f"}
-        lines = LogFile(Path(log), columns) if log is not None else None
-        frames = open_writer(path) if path is not None else None
-        for file in (lines, frames):
-            if file is not None:
-                stack.callback(file.close)
-        show = stack.enter_context(meter("relaxing", 0, steps, len(atoms)))
-        run = method.irun(fmax=fmax, steps=steps)
-        converged = False
-        while True:
-            try:
-                converged = bool(next(run))
-                complaint = guard.complaint(atoms)
-            except StopIteration:
-                break
-            except InputError as error:
-                complaint = str(error)
-            if complaint:
-                raise Unstable(f"relaxation stopped at step {method.nsteps}: {complaint}; {kept}")
+    columns = {"step": "d", "energy[eV]": ".6f", "fmax[eV/Å]": ".6f"}
+    columns |= {} if moves is None else {"stress[GPa]": ".4f", "volume[Å^3]": ".3f"}
+    with (
+        open_outputs(path, log, columns) as (frames, lines),
+        meter("relaxing", 0, steps, len(atoms)) as show,
+    ):
+        for converged in _guarded(method, fmax, steps, guard, atoms, kept):  # noqa: B007  told after the last
             energy, force = atoms.get_potential_energy(), _largest_force(atoms)
             left = None if moves is None else _stress_left(atoms, cell, moves, pressure_GPa)
             show(method.nsteps, f"fmax {force:.3g} eV/Å  {energy:.4f} eV")
@@ -132,6 +114,33 @@ def relax(
         stress_GPa=left,
         wall_s=time.perf_counter() - started,
     )
+
+
+def _optimizer(name: str) -> Callable[..., Optimizer]:
+    """ASE's optimizer of that name, in any case of letters."""
+    names = {known.lower(): known for known in OPTIMIZERS}
+    if name.lower() not in names:
+        raise InputError(f"optimizer {name!r} is not known: use {', '.join(OPTIMIZERS)}")
+    found: Callable[..., Optimizer] = getattr(ase.optimize, names[name.lower()])
+    return found
+
+
+def _guarded(
+    method: Optimizer, fmax: float, steps: int, guard: Guard, atoms: Atoms, kept: str
+) -> Iterator[bool]:
+    """Whether it has converged, at each step; `Unstable` where energies or forces are none any more."""
+    run = method.irun(fmax=fmax, steps=steps)
+    while True:
+        try:
+            converged = bool(next(run))
+            complaint = guard.complaint(atoms)
+        except StopIteration:
+            return
+        except InputError as error:
+            complaint = str(error)
+        if complaint:
+            raise Unstable(f"relaxation stopped at step {method.nsteps}: {complaint}; {kept}")
+        yield converged
 
 
 def _moving_components(cell: Cell, atoms: Atoms, pressure_GPa: float) -> list[bool] | None:
