@@ -6,11 +6,11 @@ and signs are judged by. Where a fit to the sample follows the forces, frames be
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import numpy as np
-from ase import Atoms
+from numpy.typing import NDArray
 
 from physicsml_ase.check.balance import Balance
 from physicsml_ase.check.basis import BATCH
@@ -80,70 +80,67 @@ def check_sources(
     """
     started = time.monotonic()
     keys = dict(label_keys or {})
-    wanted = _keys(next(iter(sources.values())), keys)
+    first = next(iter(sources))
+    wanted = _keys(sources[first], keys)
     assumed = {} if keys else wanted
-    coverage, energies, repeats = Coverage(cutoff), Energies(), Repeats(cutoff)
-    families: list[Family] = [
-        Labels(assumed),
-        Geometry(),
-        Balance(),
-        energies,
-        LargeForces(),
-        Theory(),
-        coverage,
-    ]
+    coverage, repeats = Coverage(cutoff), Repeats(cutoff)
+    families: list[Family] = [Labels(assumed), Geometry(), Balance(), Energies(), LargeForces(), Theory()]
+    families.append(coverage)
     samples = {set_: Sample(*sampled) for set_ in sources}
-    unreadable, seen = Places(), 0
-    for set_, source in sources.items():
-        places = _places(len(source), most)
-        with progress(f"checking {source.name}", len(places)) as advance:
-            for index in places.tolist():
-                advance(1)
-                seen += 1
-                try:
-                    atoms = source[index]
-                except InputError as error:
-                    place = source.where(index)
-                    unreadable.put(set_, index, place, str(error).removeprefix(place).lstrip(":, "))
-                    continue
-                frame = look(atoms, set_, index, source.where(index), wanted, cutoff)
-                for family in families:
-                    family.see(frame)
-                repeats.see(frame)
-                samples[set_].see(frame)
+    places = {set_: _places(len(source), most) for set_, source in sources.items()}
+    unreadable = Places()
+    for frame in _frames(sources, places, wanted, cutoff, unreadable):
+        for family in families:
+            family.see(frame)
+        repeats.see(frame)
+        samples[frame.set_].see(frame)
     found = unreadable.finding("error", "unreadable", "{n} that can not be read", "correct or remove them")
     for family in families:
         found += family.findings()
-    found += repeats.findings(lambda set_, index: _read(sources, set_, index))
+    found += repeats.findings(lambda set_, index: sources[set_][index])
     slopes: dict[str, float] = {}
     for set_, sample in samples.items():
         fit = probe(sample.frames, cutoff)
         if fit is None:
             continue
         more, numbers = consistency(fit)
-        in_sample = {row.index for row in fit.rows}
-        left = [k for k in _places(len(sources[set_]), most).tolist() if k not in in_sample]
-        others = _looked_at_again(
-            fit, sources[set_], set_, left[:: -(-len(left) // again) or 1] if again else [], wanted
-        )
+        others = _looked_at_again(fit, sources[set_], set_, places[set_], again, wanted)
         more += strange([*fit.rows, *others])
-        found += more if set_ == next(iter(sources)) else [_of_set(set_, f) for f in more]
+        found += more if set_ == first else [_of_set(set_, f) for f in more]
         slopes |= {f"{set_}.{name}": value for name, value in numbers.items()}
-    found = _confirmed(found)
-    of_train = coverage.plain()["elements"]
-    atoms_read = sum(of_train.get(next(iter(sources)), {}).values()) if isinstance(of_train, dict) else 0
-    first = next(iter(sources.values()))
-    scale = len(first) / max(len(_places(len(first), most)), 1)
+    atoms_read = sum(coverage.elements.get(first, {}).values())
+    of_all = len(sources[first]) / max(len(places[first]), 1)
     return Report(
         sets={set_: (source.name, len(source)) for set_, source in sources.items()},
-        findings=tuple(sorted(found, key=lambda f: GRADES.index(f.grade))),
+        findings=tuple(sorted(_confirmed(found), key=lambda f: GRADES.index(f.grade))),
         coverage=coverage.plain(),
-        cost=cost(round(atoms_read * scale)),
+        cost=cost(round(atoms_read * of_all)),
         slopes=slopes,
         seconds=time.monotonic() - started,
         keys=wanted,
-        seen=seen,
+        seen=sum(map(len, places.values())),
     )
+
+
+def _frames(
+    sources: Mapping[str, Source],
+    places: Mapping[str, NDArray[np.int64]],
+    keys: Mapping[str, str],
+    cutoff: float,
+    unreadable: Places,
+) -> Iterator[Frame]:
+    """The frames at these places, set after set; what can not be read is put into `unreadable` instead."""
+    for set_, source in sources.items():
+        with progress(f"checking {source.name}", len(places[set_])) as advance:
+            for index in places[set_].tolist():
+                advance(1)
+                place = source.where(index)
+                try:
+                    atoms = source[index]
+                except InputError as error:
+                    unreadable.put(set_, index, place, str(error).removeprefix(place).lstrip(":, "))
+                    continue
+                yield look(atoms, set_, index, place, keys, cutoff)
 
 
 def consistency(fit: Probe) -> tuple[list[Finding], dict[str, float]]:
@@ -157,12 +154,15 @@ def consistency(fit: Probe) -> tuple[list[Finding], dict[str, float]]:
 
 
 def _looked_at_again(
-    fit: Probe, source: Source, set_: str, places: list[int], keys: Mapping[str, str]
+    fit: Probe, source: Source, set_: str, places: NDArray[np.int64], most: int, keys: Mapping[str, str]
 ) -> list[Row]:
-    """What the fit says of the frames that it was not made to, a batch at a time."""
+    """What the fit says of at most `most` of these frames that it was not made to, a batch at a time."""
+    in_sample = {row.index for row in fit.rows}
+    left = [k for k in places.tolist() if k not in in_sample]
+    chosen = left[:: -(-len(left) // most) or 1] if most else []
     found, batch, atoms = list[Row](), list[Frame](), 0
-    with progress(f"forces of {source.name}", len(places)) as advance:
-        for index in places:
+    with progress(f"forces of {source.name}", len(chosen)) as advance:
+        for index in chosen:
             advance(1)
             try:
                 batch.append(look(source[index], set_, index, source.where(index), keys, fit.columns.reach))
@@ -192,15 +192,11 @@ def _keys(source: Source, given: dict[str, str]) -> dict[str, str]:
     return suggested
 
 
-def _places(count: int, most: int | None) -> np.ndarray:
+def _places(count: int, most: int | None) -> NDArray[np.int64]:
     """Places of at most `most` frames, in short runs evenly spaced, so that neighbours are among them."""
     if most is None or count <= most:
         return np.arange(count)
     return np.unique(np.linspace(0, count - 2, most // 2).astype(int)[:, None] + np.arange(2))
-
-
-def _read(sources: Mapping[str, Source], set_: str, index: int) -> Atoms:
-    return sources[set_][index]
 
 
 def _of_set(set_: str, finding: Finding) -> Finding:

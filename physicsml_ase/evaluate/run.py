@@ -1,6 +1,7 @@
 """One pass over a source: predictions against labels."""
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -48,7 +49,7 @@ def evaluate(
     told = bool(potential.references.table.any())
     quantities = _quantities(labels)
     references = potential.references.table.cpu().numpy()
-    structures_of: dict[str, int] = {}
+    structures_of = Counter[str]()
     atoms_of = np.zeros(len(chemical_symbols), dtype=np.int64)
     energy_errors: list[Array] = []
     calibrations: dict[str, Calibration] = {}
@@ -57,8 +58,7 @@ def evaluate(
     done = 0
     for batch in predict_batches(potential, source, labels, batch_atoms=batch_atoms, uncertainty=uncertainty):
         groups = [_group(atoms, group_key) for atoms in batch.frames]
-        for group in groups:
-            structures_of[group] = structures_of.get(group, 0) + 1
+        structures_of.update(groups)
         numbers = batch.graph.atomic_numbers.numpy()
         atoms_of += np.bincount(numbers, minlength=len(atoms_of))
         for label in labels:
@@ -72,10 +72,7 @@ def evaluate(
     notes = _renamed(potential.labels, labels, label_keys or {})
     notes += _notes(labels, quantities, energy_errors, not_finite)
     if not any(quantity.structures for quantity in quantities.values()):
-        names = [label.key for label in labels]
-        lacking = describe_missing(source[0], names, source.where(0), "label_keys")
-        option = " (--label-key NAME=KEY)" if "label_keys=" in lacking else ""
-        notes.append(f"nothing to compare with: {lacking}{option}")
+        notes.append(f"nothing to compare with: {_lacking(source, labels)}")
     for note in notes:
         log.warning("%s", note)
     return Evaluation(
@@ -83,7 +80,7 @@ def evaluate(
         labels=labels,
         domain=potential.domain,
         quantities=quantities,
-        structures_of=structures_of,
+        structures_of=dict(structures_of),
         atoms_of={chemical_symbols[z]: int(atoms_of[z]) for z in np.flatnonzero(atoms_of)},
         notes=notes,
         energies_are_relative=told,
@@ -98,6 +95,12 @@ def _with_keys(labels: Sequence[Label], keys: Mapping[str, str], source: Source)
         known = ", ".join(label.name for label in labels)
         raise InputError(f"label_keys: {unknown[0]} is not a label of this model ({known})")
     return rekey(labels, DataModuleConfig(label_keys=dict(keys)), source)
+
+
+def _lacking(source: Source, labels: Sequence[Label]) -> str:
+    """What the first structure has instead of these labels, and how to say that it is them."""
+    found = describe_missing(source[0], [label.key for label in labels], source.where(0), "label_keys")
+    return f"{found} (--label-key NAME=KEY)" if "label_keys=" in found else found
 
 
 def _renamed(trained: Sequence[Label], labels: Sequence[Label], asked: Mapping[str, str]) -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.ticker import MaxNLocator
@@ -75,9 +76,30 @@ def draw_parity(figure: Figure, place: SubplotSpec, quantity: Compared, relative
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
     limits = (low - margin, high + margin)
     axes.plot(limits, limits, color=FAINT, linewidth=1, zorder=1)
-    names = sorted(set(group.tolist()))
     is_energy = quantity.name == "energy_per_atom"
-    if is_energy and 1 < len(names) <= len(COLOURS):
+    _draw_points(axes, reference, prediction, group if is_energy else None, limits)
+    _write_errors(axes, quantity)
+    axes.set(xlim=limits, ylim=limits, aspect="equal")
+    less = " − atomic energies" if is_energy and relative else ""
+    unit = f" [{quantity.unit}]" if quantity.unit else ""
+    axes.set_xlabel(f"reference{less}{unit}")
+    axes.set_ylabel(f"predicted{less}{unit}")
+    axes.set_title(quantity.name.replace("_", " "))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5))
+    dress(axes)
+
+
+def _draw_points(
+    axes: Axes,
+    reference: Array,
+    prediction: Array,
+    group: NDArray[np.object_] | None,
+    limits: tuple[float, float],
+) -> None:
+    """Points in the colours of their groups, if there are a few; their density, if there are many."""
+    names = [] if group is None else sorted(set(group.tolist()))
+    if 1 < len(names) <= len(COLOURS):
         for colour, name in zip(COLOURS, names):
             chosen = group == name
             axes.plot(
@@ -114,6 +136,10 @@ def draw_parity(figure: Figure, place: SubplotSpec, quantity: Compared, relative
             markeredgewidth=0,
             zorder=2,
         )
+
+
+def _write_errors(axes: Axes, quantity: Compared) -> None:
+    """RMSE and MAE in a corner."""
     errors = quantity.errors()
     factor, unit = (1e3, MILLI[quantity.name]) if quantity.name in MILLI else (1.0, quantity.unit)
     words = "\n".join(
@@ -131,12 +157,3 @@ def draw_parity(figure: Figure, place: SubplotSpec, quantity: Compared, relative
         zorder=5,
         bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1.5},
     )
-    axes.set(xlim=limits, ylim=limits, aspect="equal")
-    less = " − atomic energies" if is_energy and relative else ""
-    unit = f" [{quantity.unit}]" if quantity.unit else ""
-    axes.set_xlabel(f"reference{less}{unit}")
-    axes.set_ylabel(f"predicted{less}{unit}")
-    axes.set_title(quantity.name.replace("_", " "))
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(5))
-    dress(axes)

@@ -137,23 +137,35 @@ def md(
                 lines.write(step, step * timestep_fs / 1000, potential, kinetic, kelvin, *stress)
             if frames is not None:
                 frames.write(frame(atoms, step))
-    done, ended = len(energies) - 1, time.perf_counter()
+    ended = time.perf_counter()
+    return _result(atoms, ensemble, first, temperatures, energies, ended - started, ended - began)
+
+
+def _result(
+    atoms: Atoms,
+    ensemble: Ensemble,
+    first: int,
+    temperatures: Sequence[float],
+    energies: Sequence[float],
+    wall_s: float,
+    steps_s: float,
+) -> MDResult:
+    """Of temperatures [K] and total energies [eV] of the steps from `first` on, which took `steps_s`."""
+    done = len(energies) - 1
+    times = np.arange(done + 1) * ensemble.timestep_fs / 1000
+    drift = None
+    if ensemble.thermostat == "nve" and done > 1:
+        drift = float(np.polyfit(times, np.array(energies) - energies[0], 1)[0]) / len(atoms)
     return MDResult(
         atoms=atoms,
         steps=done,
         total_steps=first + done,
-        time_ps=(first + done) * timestep_fs / 1000,
+        time_ps=(first + done) * ensemble.timestep_fs / 1000,
         temperature_K=float(np.mean(temperatures)),
-        energy_drift=_slope(energies, timestep_fs) / len(atoms) if thermostat == "nve" and done > 1 else None,
-        wall_s=ended - started,
-        atom_steps_per_s=done * len(atoms) / (ended - began),
+        energy_drift=drift,
+        wall_s=wall_s,
+        atom_steps_per_s=done * len(atoms) / steps_s,
     )
-
-
-def _slope(energies: Sequence[float], timestep_fs: float) -> float:
-    """Of energies [eV] at successive steps, over time [eV/ps]."""
-    times = np.arange(len(energies)) * timestep_fs / 1000
-    return float(np.polyfit(times, np.array(energies) - energies[0], 1)[0])
 
 
 @contextmanager

@@ -150,6 +150,7 @@ def _run(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
 
 
 def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Result:
+    """One training, from the data to the deployable model; of a run in stages, one of them."""
     torch.set_float32_matmul_precision(config.float32_matmul_precision)
     saved = read_training(begin.ckpt) if begin.ckpt else None
     datamodule = open_data(config, data._asdict(), continued(config, saved) if saved else None)
@@ -178,11 +179,7 @@ def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
     )
     summary = datamodule.summary
     if is_first_process():
-        before = folder.read_record().get("summary") or {}
-        refuse_changed_data(before, summary)
-        summary = before | summary  # a resumed run resolves less anew
-        folder.write_config(to_plain(with_data(config, data)))
-        folder.write_record(summary=summary, domain=to_plain(potential.domain), status="running")
+        summary = _record_begin(folder, config, data, summary, potential)
     trainer = _trainer(config, folder, budget)
     resumable = Resumable(folder.last, SAVE_EVERY_SECONDS)
     trainer.callbacks.append(resumable)  # type: ignore[attr-defined]
@@ -211,6 +208,18 @@ def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
             raise InputError(f"{error}; the best model until then is {folder.model}") from None
         interrupted = resumable.signal  # it reached the data workers too, and they died of it
     return _finish(about | {"data": summary}, trainer, module, datamodule, folder, interrupted)
+
+
+def _record_begin(
+    folder: RunFolder, config: RunConfig, data: Data, summary: Mapping[str, Any], potential: Potential
+) -> dict[str, Any]:
+    """Write down what the run is begun or continued with; what is known of its data by now."""
+    before = folder.read_record().get("summary") or {}
+    refuse_changed_data(before, summary)
+    known = before | dict(summary)  # a resumed run resolves less anew
+    folder.write_config(to_plain(with_data(config, data)))
+    folder.write_record(summary=known, domain=to_plain(potential.domain), status="running")
+    return known
 
 
 def _finish(
