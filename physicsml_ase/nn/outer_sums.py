@@ -7,24 +7,30 @@ sum are products of G with a or b, and those of these products are such sums aga
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from physicsml_ase.nn.features import segment_sum
 from physicsml_ase.nn.operators import differentiated, operator
 
-BLOCK = 1 << 18
-"""Numbers in the cache at a time."""
+BLOCK, BLOCK_OF_GPU = 1 << 18, 1 << 26
+"""Numbers at a time: what stays in a CPU's cache, and what keeps a GPU busy."""
 
 
-def blocks(size: int, width: int) -> Iterator[slice]:
+def at_a_time(device: torch.device) -> int:
+    """How many numbers are computed at a time."""
+    return BLOCK if device.type == "cpu" else BLOCK_OF_GPU
+
+
+def blocks(size: int, width: int, device: torch.device) -> Iterator[slice]:
     """Slices of edges of so many numbers each."""
-    step = max(32, BLOCK // width)
+    step = max(32, at_a_time(device) // width)
     return (slice(start, min(start + step, size)) for start in range(0, size, step))
 
 
 def outer_sum(a: Tensor, b: Tensor, group: Tensor, num_groups: int) -> Tensor:
     """(E, M) and (E, K) summed to (G, M, K)."""
-    if a.shape[0] * a.shape[1] * b.shape[1] <= BLOCK:  # all of them stay in the cache
+    if a.shape[0] * a.shape[1] * b.shape[1] <= at_a_time(a.device):  # all of them stay in the cache
         return segment_sum(a[:, :, None] * b[:, None, :], group, num_groups)
     return _outer_sum(a, b, group, num_groups)
 
@@ -36,7 +42,7 @@ def outer_sum(a: Tensor, b: Tensor, group: Tensor, num_groups: int) -> Tensor:
 def _outer_sum(a: Tensor, b: Tensor, group: Tensor, num_groups: int) -> Tensor:
     """(E, M) and (E, K) summed to (G, M, K)."""
     out = a.new_zeros(num_groups, a.shape[1], b.shape[1])
-    for block in blocks(a.shape[0], a.shape[1] * b.shape[1]):
+    for block in blocks(a.shape[0], a.shape[1] * b.shape[1], a.device):
         out.index_add_(0, group[block], a[block, :, None] * b[block, None, :])
     return out
 
@@ -48,7 +54,7 @@ def _outer_sum(a: Tensor, b: Tensor, group: Tensor, num_groups: int) -> Tensor:
 def outer_left(g: Tensor, b: Tensor, group: Tensor) -> Tensor:
     """Matrices (G, M, K) of the edges' groups times vectors (E, K), (E, M)."""
     out = b.new_empty(b.shape[0], g.shape[1])
-    for block in blocks(b.shape[0], g.shape[1] * g.shape[2]):
+    for block in blocks(b.shape[0], g.shape[1] * g.shape[2], g.device):
         out[block] = (g.index_select(0, group[block]) @ b[block, :, None])[:, :, 0]
     return out
 
@@ -60,7 +66,7 @@ def outer_left(g: Tensor, b: Tensor, group: Tensor) -> Tensor:
 def outer_right(g: Tensor, a: Tensor, group: Tensor) -> Tensor:
     """Vectors (E, M) times matrices (G, M, K) of the edges' groups, (E, K)."""
     out = a.new_empty(a.shape[0], g.shape[2])
-    for block in blocks(a.shape[0], g.shape[1] * g.shape[2]):
+    for block in blocks(a.shape[0], g.shape[1] * g.shape[2], g.device):
         out[block] = (a[block, None, :] @ g.index_select(0, group[block]))[:, 0]
     return out
 
