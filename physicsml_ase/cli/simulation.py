@@ -24,6 +24,8 @@ from physicsml_ase.conventions import InputError
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from physicsml_ase.calculator import PhysicsMLCalculator
+
 NOT_CONVERGED = 1
 
 
@@ -57,7 +59,6 @@ def md(
 ) -> None:
     """Molecular dynamics."""
     from physicsml_ase import simulate
-    from physicsml_ase.calculator import PhysicsMLCalculator
 
     if not restart:
         _spare(structure, trajectory)
@@ -65,15 +66,7 @@ def md(
     use_threads(threads, len(atoms))
     keep_memory()
     result = simulate.md(
-        PhysicsMLCalculator(
-            members(ckpt),
-            device=device,
-            dtype=dtype,
-            backend=backend,
-            threads=threads or None,
-            on_extrapolation=on_extrapolation,
-            record=record,
-        ),
+        _calculator(ckpt, device, dtype, backend, threads, on_extrapolation, record),
         atoms,
         time_ps=time_ps,
         timestep_fs=timestep,
@@ -114,7 +107,6 @@ def relax(
     import ase.io
 
     from physicsml_ase import simulate
-    from physicsml_ase.calculator import PhysicsMLCalculator
 
     _check_format(output)
     _spare(structure, output)
@@ -123,15 +115,7 @@ def relax(
     use_threads(threads, len(atoms))
     keep_memory()
     result = simulate.relax(
-        PhysicsMLCalculator(
-            members(ckpt),
-            device=device,
-            dtype=dtype,
-            backend=backend,
-            threads=threads or None,
-            on_extrapolation=on_extrapolation,
-            record=record,
-        ),
+        _calculator(ckpt, device, dtype, backend, threads, on_extrapolation, record),
         atoms,
         fmax=fmax,
         steps=steps,
@@ -145,6 +129,29 @@ def relax(
     typer.echo(f"{result.in_words()}; written to {output}")
     if not result.converged:
         raise typer.Exit(NOT_CONVERGED)
+
+
+def _calculator(
+    model: str,
+    device: str,
+    dtype: str | None,
+    backend: str,
+    threads: int,
+    on_extrapolation: str,
+    record: str,
+) -> "PhysicsMLCalculator":
+    """From the arguments of a verb."""
+    from physicsml_ase.calculator import PhysicsMLCalculator
+
+    return PhysicsMLCalculator(
+        members(model),
+        device=device,
+        dtype=dtype,
+        backend=backend,
+        threads=threads or None,
+        on_extrapolation=on_extrapolation,
+        record=record,
+    )
 
 
 def _spare(structure: str, output: str | None) -> None:
