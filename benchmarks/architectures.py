@@ -10,17 +10,14 @@ in `PEERS`.
 """
 
 import argparse
-import datetime
-import json
-import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from statistics import median
 
 from training import HERE, RESULTS, append, python, read_rows
+from turns import Worker, columns, per_step, take_turns
 
 FILE = RESULTS / "architectures.csv"
 COLUMNS = [
@@ -75,36 +72,6 @@ def models(architecture: str, elements: str, folder: Path) -> tuple[Path, Path]:
     return theirs, ours
 
 
-class Worker:
-    """A process that does steps when told to."""
-
-    def __init__(self, command: list[str], threads: int) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
-        self.steps, self.turns = 1, []  # type: tuple[int, list[dict[str, float]]]
-        self.began = self._answer()
-
-    def turn(self, seconds: float) -> None:
-        """Run for about so long; the first turn warms up, and finds out how many steps that is."""
-        self.process.stdin.write(f"{self.steps}\n")
-        self.process.stdin.flush()
-        out = self._answer()
-        self.turns.append({**out, "steps": self.steps})
-        self.steps = max(1, min(400, round(seconds * self.steps / out["wall"])))
-
-    def end(self) -> None:
-        """Close its input and wait."""
-        self.process.stdin.close()
-        self.process.wait()
-
-    def _answer(self) -> dict[str, float]:
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit("a worker ended early: see its message above")
-        return json.loads(line)
-
-
 def rows(
     given: argparse.Namespace, paths: tuple[Path, Path], task: str, system: str, threads: int
 ) -> Iterable[dict[str, object]]:
@@ -117,15 +84,12 @@ def rows(
     for (environment, module), path in zip(modules, paths, strict=True):
         command = [str(python(environment)), str(HERE / "peers" / "step_worker.py"), module, str(path)]
         command += [task, system, *(["--acac", str(given.acac)] if given.acac else [])]
-        workers.append(Worker(command, threads))
-    for _ in range(given.rounds + 1):
-        for worker in workers:
-            worker.turn(given.turn)
+        workers.append(Worker(module, command, threads))
+    take_turns(workers, given.rounds, given.turn)
     theirs: dict[str, float] = {}
     for (environment, _), worker in zip(modules, workers, strict=True):
-        worker.end()
-        turns = worker.turns[1:]
-        step, cpu = (median(1000 * x[key] / x["steps"] for x in turns) for key in ("wall", "cpu"))
+        turns = worker.end()
+        step, cpu = per_step(turns, "wall"), per_step(turns, "cpu")
         theirs = theirs or {"wall": step, "cpu": cpu}
         row = {
             "architecture": given.architecture,
@@ -134,16 +98,9 @@ def rows(
             "system": system,
             "atoms": worker.began["atoms"],
             "threads": threads,
-            "ms_per_step": round(step, 3),
-            "ms_fastest_turn": round(min(1000 * x["wall"] / x["steps"] for x in turns), 3),
-            "cpu_ms_per_step": round(cpu, 3),
-            "peak_rss_mb": round(turns[-1]["rss_mb"]),
+            **columns(turns, 3),
             "times_faster": round(theirs["wall"] / step, 2),
             "times_faster_cpu": round(theirs["cpu"] / cpu, 2),
-            "foreign_cores": round(median(x["foreign"] for x in turns), 2),
-            "turns": len(turns),
-            "steps": sum(x["steps"] for x in turns),
-            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M"),
             "note": given.note,
         }
         print(*(f"{k}={v}" for k, v in row.items() if v != ""), flush=True)

@@ -11,15 +11,11 @@ disturbance of the machine meets all of them. Kept are medians over the turns. S
 """
 
 import argparse
-import datetime
-import json
-import os
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
-from statistics import median
 
 from training import COLOURS, HERE, RESULTS, ROWS, append, plain_ticks, python, read_rows
+from turns import Worker, columns, per_step, take_turns
 
 MD = RESULTS / "md.csv"
 COLUMNS = [
@@ -51,71 +47,34 @@ def main() -> None:
             append(MD, COLUMNS, list(rows(given, system, threads)))
 
 
-class Worker:
-    """A process that runs MD when told to."""
-
-    def __init__(self, model: list[str], system: str, threads: int, acac: Path | None) -> None:
-        self.label, self.kind, *paths = model
-        self.backend = paths[2] if len(paths) > 2 else None
-        command = [str(python(self.kind)), str(HERE / "peers" / "md_worker.py"), self.kind]
-        command += [paths[0 if system == "acac15" else 1], system]
-        command += ["--backend", self.backend] if self.backend else []
-        command += ["--acac", str(acac)] if acac else []
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
-        self.turns: list[dict[str, float]] = []
-        self.steps = 3
-        self.began = self._answer()
-
-    def turn(self, seconds: float) -> None:
-        """Run for about so long; the first turn warms up, and finds out how many steps that is."""
-        self.process.stdin.write(f"{self.steps}\n")
-        self.process.stdin.flush()
-        out = self._answer()
-        self.turns.append({**out, "steps": self.steps})
-        self.steps = max(2, min(400, round(seconds * self.steps / out["wall"])))
-
-    def end(self) -> None:
-        """Close its input and wait."""
-        self.process.stdin.close()
-        self.process.wait()
-
-    def _answer(self) -> dict[str, float]:
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.label} ended early: see its message above")
-        return json.loads(line)
+def start(model: list[str], system: str, threads: int, acac: Path | None) -> Worker:
+    """A process that runs a model's MD."""
+    label, kind, *paths = model
+    backend = paths[2] if len(paths) > 2 else None
+    command = [str(python(kind)), str(HERE / "peers" / "md_worker.py"), kind]
+    command += [paths[0 if system == "acac15" else 1], system]
+    command += ["--backend", backend] if backend else []
+    command += ["--acac", str(acac)] if acac else []
+    return Worker(label, command, threads, first=3, least=2)
 
 
 def rows(given: argparse.Namespace, system: str, threads: int) -> Iterable[dict[str, object]]:
     """A row for each model that has something to run this system with."""
     models = [x for x in given.model if x[2 if system == "acac15" else 3] != "-"]
-    workers = [Worker(model, system, threads, given.acac) for model in models]
-    for _ in range(given.rounds + 1):
-        for worker in workers:
-            worker.turn(given.turn)
-    for worker in workers:
-        worker.end()
-        turns, atoms = worker.turns[1:], worker.began["atoms"]
-        step = median(1000 * x["wall"] / x["steps"] for x in turns)
+    workers = [start(model, system, threads, given.acac) for model in models]
+    take_turns(workers, given.rounds, given.turn)
+    for (label, kind, *paths), worker in zip(models, workers, strict=True):
+        turns, atoms = worker.end(), worker.began["atoms"]
         row = {
-            "label": worker.label,
-            "peer": worker.kind,
-            "backend": worker.backend or "",
+            "label": label,
+            "peer": kind,
+            "backend": paths[2] if len(paths) > 2 else "",
             "system": system,
             "atoms": atoms,
             "threads": threads,
-            "ms_per_step": round(step, 4),
-            "ms_fastest_turn": round(min(1000 * x["wall"] / x["steps"] for x in turns), 4),
-            "cpu_ms_per_step": round(median(1000 * x["cpu"] / x["steps"] for x in turns), 4),
-            "us_per_atom": round(1000 * step / atoms, 2),
+            "us_per_atom": round(1000 * per_step(turns, "wall") / atoms, 2),
             "start_to_forces_s": round(worker.began["first_s"], 1),
-            "peak_rss_mb": round(turns[-1]["rss_mb"]),
-            "foreign_cores": round(median(x["foreign"] for x in turns), 2),
-            "turns": len(turns),
-            "steps": sum(x["steps"] for x in turns),
-            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M"),
+            **columns(turns, 4),
             "note": given.note,
         }
         print(
