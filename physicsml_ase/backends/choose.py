@@ -12,6 +12,7 @@ from torch import Tensor
 
 from physicsml_ase.atoms import build_graph
 from physicsml_ase.backends.compiled import OnRows, compiled_function
+from physicsml_ase.backends.graphed import Graphed, plain_function
 from physicsml_ase.backends.native import OnKernel, not_native
 from physicsml_ase.backends.package import (
     Package,
@@ -29,7 +30,7 @@ from physicsml_ase.potential import Potential
 log = logging.getLogger("physicsml_ase")
 
 Backend = Callable[[Graph], dict[str, Tensor]]
-NAMES = ("auto", "eager", "compile", "aoti", "kernel")
+NAMES = ("auto", "eager", "compile", "aoti", "kernel", "cuda_graph")
 LARGE = 2000
 """Of structures of more atoms a piece is enough to check a backend, where eager might not have the memory."""
 ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-9}
@@ -130,10 +131,16 @@ def _make(name: str, potential: Potential, package: Package | None, threads: int
         return potential
     if name == "kernel":
         return _kernel(potential, threads)
+    device = potential.references.table.device
+    if name == "cuda_graph" and device.type != "cuda":
+        raise InputError(f"backend cuda_graph: is for GPUs, and the model is on {device}: use device='cuda'")
     if (reason := not_compilable(potential)) is not None:
         raise InputError(f"backend {name}: {reason}")
+    if name == "cuda_graph":
+        return OnRows(potential, Graphed(plain_function(potential)))
     if name == "compile":
-        return OnRows(potential, compiled_function(potential))
+        function = compiled_function(potential)
+        return OnRows(potential, Graphed(function) if device.type == "cuda" else function)
     if package is not None and (reason := unfit(package, potential)) is not None:
         raise InputError(f"{package.path}: {reason}")
     return OnRows(potential, package_function(package or cached_package(potential)))
@@ -146,8 +153,9 @@ def _fastest(potential: Potential, package: Package | None, threads: int | None)
             return "aoti", _make("aoti", potential, package, threads)
         except InputError as error:
             log.warning("%s", error)
+    name = "kernel" if potential.references.table.device.type == "cpu" else "cuda_graph"
     try:
-        return "kernel", _kernel(potential, threads)
+        return name, _make(name, potential, None, threads)
     except InputError as error:
         log.debug("%s", error)
         return "eager", potential

@@ -16,6 +16,15 @@ ALWAYS = 4096
 """Slots that are worth while however few of them are filled."""
 
 
+WIDTHS_OF_GPU = 4
+"""On a GPU rows are a multiple of it long: a recorded step serves until a size changes (`graphed`)."""
+
+
+def rounded(size: int, step: int) -> int:
+    """The next multiple of a step."""
+    return -(-size // step) * step
+
+
 class Rows(NamedTuple):
     """Each atom's neighbours. What is left of a row holds the atom itself, beyond the cut-off, its own reverse."""
 
@@ -30,6 +39,8 @@ def make_rows(graph: Graph, cutoff: float) -> Rows | None:
     n, num_edges, device = graph.atomic_numbers.shape[0], i.shape[0], i.device
     counts = torch.bincount(i, minlength=n)  # (N,)
     width = max(int(counts.max()), 2)  # compiled code takes no sizes of 1
+    if device.type == "cuda":
+        width = rounded(width, WIDTHS_OF_GPU)
     if n < 2 or n * width > max(PADDED * num_edges, ALWAYS):
         return None
     place = torch.arange(num_edges, device=device) - (counts.cumsum(0) - counts).index_select(0, i)

@@ -27,6 +27,11 @@ class Elements(NamedTuple):
         return table.index_select(0, self.place) if self.one_hot is None else self.one_hot @ table
 
 
+def one_hot(place: Tensor, num: int, dtype: torch.dtype) -> Tensor:
+    """Of each place (N,) among `num` a one in its column, (N, num); torch's own has to wait for a GPU."""
+    return (place[:, None] == torch.arange(num, device=place.device)).to(dtype)
+
+
 class ElementIndex(Constants):
     """From atomic numbers to places among the model's elements."""
 
@@ -43,7 +48,7 @@ class ElementIndex(Constants):
         place = self.places.index_select(0, atomic_numbers)
         if self.num > FEW:
             return Elements(place, None)
-        return Elements(place, nn.functional.one_hot(place, self.num).to(dtype))
+        return Elements(place, one_hot(place, self.num, dtype))
 
 
 class ElementTable(Constants):
