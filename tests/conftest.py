@@ -8,6 +8,16 @@ import torch
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 
+from physicsml_ase.domain import Domain
+
+DOMAIN = Domain(
+    cutoff=4.0,
+    elements=(1, 6, 8, 29, 79),
+    avg_num_neighbors=12.0,
+    atomic_energies={1: -13.6, 6: -1030.0, 8: -2040.0, 29: -3.7, 79: -3.2},
+    energy_scale=1.3,
+)
+"""Of a model of `structures()`."""
 SHARED = Path(__file__).parents[2] / "shared"
 
 torch.set_num_threads(1)

@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import conftest
 import numpy as np
 import pytest
 import torch
@@ -26,12 +27,7 @@ from physicsml_ase.conventions import PROPERTIES, InputError, Label
 from physicsml_ase.domain import Domain
 from physicsml_ase.potential import Potential
 
-DOMAIN = Domain(
-    cutoff=4.0,
-    elements=(1, 6, 8, 29, 79),
-    avg_num_neighbors=12.0,
-    atomic_energies={1: -13.6, 6: -1030.0, 8: -2040.0, 29: -3.7, 79: -3.2},
-)
+DOMAIN = replace(conftest.DOMAIN, energy_scale=1.0)
 KNOWN = ("energy", "forces", "stress", "dipole", "charges", "magmoms", "magmom")
 LABELS = (
     *(Label(name, PROPERTIES[name].level, PROPERTIES[name].shape, name) for name in KNOWN),

@@ -5,13 +5,14 @@ Float64, random weights, against finite differences and exact symmetries.
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
-from conftest import alloy, rattled, structures
+from conftest import DOMAIN, alloy, rattled, structures
 
 import physicsml_ase.models  # noqa: F401
 from physicsml_ase.atoms import to_graph
@@ -22,7 +23,7 @@ from physicsml_ase.domain import Domain
 from physicsml_ase.graph import collate, split
 from physicsml_ase.potential import Potential
 
-CUTOFF = 4.0
+CUTOFF = DOMAIN.cutoff
 SMALL: dict[str, dict[str, object]] = {
     "ani": {"aev": {"num_radial": 6, "num_sections": 4}, "hidden_widths": (16, 12)},
     "egnn": {"hidden_dim": 8, "num_layers": 2, "num_radial": 6, "edge_updates": True},
@@ -56,12 +57,8 @@ def has_vectors(name: str) -> bool:
 
 
 def make(name: str, **overrides: object) -> Potential:
-    domain = Domain(
-        cutoff=CUTOFF,
-        elements=(1, 6, 8, 29, 79),
-        avg_num_neighbors=12.0,
-        atomic_energies={1: -13.6, 6: -1030.0, 8: -2040.0, 29: -3.7, 79: -3.2},
-        energy_scale=1.3,
+    domain = replace(
+        DOMAIN,
         # some of the structures have shorter ones, so that the wall is there
         shortest_distances={"H-O": 1.3, "Cu-Cu": 2.7, "Cu-Au": 2.9, "C-H": 1.3},
         **overrides,

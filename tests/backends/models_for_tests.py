@@ -1,7 +1,7 @@
 """Small models with random weights, and structures to compute with them."""
 
 import torch
-from conftest import structures
+from conftest import DOMAIN, structures
 
 import physicsml_ase.models  # noqa: F401  registers the architectures
 from physicsml_ase.atoms import to_graph
@@ -11,16 +11,9 @@ from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph, collate
 from physicsml_ase.potential import Potential
 
-CUTOFF = 4.0
+CUTOFF = DOMAIN.cutoff
 ENERGY = ("energy", "forces", "stress")
 SMALL = {"channels": 8, "num_radial": 4, "hidden": 6}
-DOMAIN = Domain(
-    cutoff=CUTOFF,
-    elements=(1, 6, 8, 29, 79),
-    avg_num_neighbors=12.0,
-    atomic_energies={1: -13.6, 6: -1030.0, 8: -2040.0, 29: -3.7, 79: -3.2},
-    energy_scale=1.3,
-)
 WALL = {"Cu-Cu": 2.9, "Au-Cu": 2.9, "Au-Au": 2.9, "C-H": 1.3, "H-H": 1.9, "C-O": 1.6}
 
 

@@ -4,7 +4,6 @@ import copy
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 from conftest import rattled
+from kernels_for_tests import cache, mixed  # noqa: F401  cache is a fixture
 
 from physicsml_ase.atoms import to_graph
 from physicsml_ase.backends import build
@@ -24,23 +24,6 @@ from physicsml_ase.potential import Potential
 
 CUTOFF = 4.0
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="there is no C++ compiler")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Kernels of the tests, which nobody needs again, stay out of the user's folder."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        build.build.cache_clear()
-        yield
-        build.build.cache_clear()
-
-
-def mixed(atoms: Atoms, elements: tuple[int, ...]) -> Atoms:
-    """A copy of randomly drawn elements."""
-    atoms = atoms.copy()
-    atoms.numbers = np.random.default_rng(0).choice(elements, len(atoms))
-    return atoms
 
 
 def sheared(atoms: Atoms) -> Atoms:

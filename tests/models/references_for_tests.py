@@ -15,6 +15,11 @@ from physicsml_ase.atoms import to_graph
 from physicsml_ase.potential import Potential
 
 FOLDER = Path(__file__).parent / "references"
+NEQUIP_ZBL = (
+    'pair_potential={"_target_": "nequip.nn.pair_potential.ZBL", "units": "metal", '
+    '"chemical_species": ["O", "H", "C", "N"]}'
+)
+"""A setting of `make_nequip.py`."""
 
 
 class Reference(NamedTuple):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from references_for_tests import FOLDER, assert_equal, made_by_peer, read_reference
+from references_for_tests import FOLDER, NEQUIP_ZBL, assert_equal, made_by_peer, read_reference
 
 from physicsml_ase.atoms import to_graph
 from physicsml_ase.config import validate
@@ -20,10 +20,6 @@ from physicsml_ase.nn.strictly_local import products
 from physicsml_ase.potential import Potential
 
 REFERENCE = FOLDER / "allegro.npz"
-ZBL = (
-    'pair_potential={"_target_": "nequip.nn.pair_potential.ZBL", "units": "metal", '
-    '"chemical_species": ["O", "H", "C", "N"]}'
-)
 
 
 def test_equals_nequip_allegro() -> None:
@@ -37,7 +33,7 @@ def test_equals_nequip_allegro() -> None:
     [
         (),
         ("num_layers=1", "tp_path_channel_coupling=false", "radial_chemical_embed_dim=6"),
-        ("num_layers=3", "l_max=2", "allegro_mlp_hidden_layers_depth=2", ZBL),
+        ("num_layers=3", "l_max=2", "allegro_mlp_hidden_layers_depth=2", NEQUIP_ZBL),
         ("num_layers=3", "l_max=3", "parity=false", "scalar_embed_mlp_hidden_layers_depth=2"),
         ("tp_path_channel_coupling=false", "allegro_mlp_hidden_layers_depth=0"),
     ],

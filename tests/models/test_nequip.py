@@ -7,7 +7,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import molecule
-from references_for_tests import FOLDER, assert_equal, made_by_peer, read_reference
+from references_for_tests import FOLDER, NEQUIP_ZBL, assert_equal, made_by_peer, read_reference
 
 from physicsml_ase.atoms import to_graph
 from physicsml_ase.config import validate
@@ -20,10 +20,6 @@ from physicsml_ase.nn.couplings import Irrep
 from physicsml_ase.potential import Potential
 
 REFERENCE = FOLDER / "nequip.npz"
-ZBL = (
-    'pair_potential={"_target_": "nequip.nn.pair_potential.ZBL", "units": "metal", '
-    '"chemical_species": ["O", "H", "C", "N"]}'
-)
 
 
 def test_equals_nequip() -> None:
@@ -40,7 +36,7 @@ def test_equals_nequip() -> None:
         ("l_max=3", "num_features=3", "parity=false", "radial_mlp_depth=1"),
         ("num_layers=4", "convnet_resnet=true", "bessel_trainable=true", "type_embed_num_features=9"),
         ("num_layers=1", "polynomial_cutoff_p=8", "convnet_sc=false", "l_max=2"),
-        ("readout_mlp_hidden_layers_depth=2", "per_type_energy_scales=2.5", "convnet_sc=false", ZBL),
+        ("readout_mlp_hidden_layers_depth=2", "per_type_energy_scales=2.5", "convnet_sc=false", NEQUIP_ZBL),
     ],
 )
 def test_equals_nequip_now(tmp_path: Path, settings: tuple[str, ...]) -> None:
