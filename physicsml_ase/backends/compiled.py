@@ -5,13 +5,14 @@ is a plain function, exported once for structures of every size; for others see 
 J slots (`rows`), S structures, C channels.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
 
-from physicsml_ase.backends.derived import of_pairs, traced_step
+from physicsml_ase.backends.derived import PLACES, of_elements, of_pairs, traced_step
 from physicsml_ase.backends.rows import Rows, make_rows
 from physicsml_ase.conventions import InputError
 from physicsml_ase.graph import Graph, edge_vectors
@@ -114,7 +115,8 @@ def exported(potential: Potential) -> ExportedProgram:
     module: nn.Module = step
     if not potential.explicit:
         module, inputs = traced_step(potential, inputs, step.close)
-    shapes = tuple({0: Dim.AUTO} | ({1: Dim.AUTO} if x.shape[1:2] == (WIDTH,) else {}) for x in inputs)
+    wide = ((WIDTH,), (PLACES,))
+    shapes = tuple({0: Dim.AUTO} | ({1: Dim.AUTO} if x.shape[1:2] in wide else {}) for x in inputs)
     with torch.no_grad():
         # not strict: dynamo does not follow all of the model's Python
         return export(module, tuple(inputs), dynamic_shapes=shapes, strict=False)
@@ -122,16 +124,20 @@ def exported(potential: Potential) -> ExportedProgram:
 
 def compiled_function(potential: Potential) -> Function:
     """The step by torch.compile, which compiles at the first call, half a minute, and for later sizes as well."""
+    example = examples(potential)
     if potential.explicit:
         plain = exported(potential).module()
     else:  # what is exported has been taken apart further than the compiler wants it
-        plain, _ = traced_step(potential, examples(potential), Step(potential).close)
+        plain, example = traced_step(potential, example, Step(potential).close)
     module = torch.compile(plain, dynamic=True, fullgraph=True)
+    waiting = [example]  # compiled for sizes that are equal by chance it would be for no others
 
     def function(inputs: list[Tensor]) -> Sequence[Tensor]:
         """As `Step.forward`; raises `InputError` where the compiler fails."""
         try:
             with torch.no_grad():
+                while waiting:
+                    module(*waiting.pop())
                 return module(*inputs)
         except torch._dynamo.exc.BackendCompilerFailed as error:
             raise InputError(
@@ -149,10 +155,12 @@ def in_a_line(error: Exception) -> str:
 class OnRows:
     """A potential whose step is computed by `function`; what that can not do, by the potential itself."""
 
-    whole_lists = 512
+    whole_lists: int
     """Lists of up to so many edges may hold some beyond the cut-off: they cost less than removing them."""
 
     def __init__(self, potential: Potential, function: Function) -> None:
+        on_cpu = potential.references.table.device.type == "cpu"
+        self.whole_lists = 512 if on_cpu else sys.maxsize
         self.potential, self.function = potential, function
         self._last: tuple[Graph, Rows | None, Tensor, list[Tensor]] | None = None
 
@@ -182,7 +190,9 @@ class OnRows:
                 return rows, references, pairs
         rows = make_rows(graph, self.potential.domain.cutoff)
         references = self.potential.references(graph.atomic_numbers)
-        pairs = [] if self.potential.explicit or rows is None else of_pairs(rows)
+        pairs = []
+        if not self.potential.explicit and rows is not None:
+            pairs = of_pairs(rows) + of_elements(self.potential, graph.atomic_numbers)
         self._last = graph, rows, references, pairs
         return rows, references, pairs
 

@@ -10,52 +10,79 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from physicsml_ase.backends.rows import Rows
+from physicsml_ase.backends.rows import Rows, rounded
 from physicsml_ase.graph import Graph
+from physicsml_ase.nn.blocks import Tiles, make_tiles, of_one_element
 from physicsml_ase.nn.pair_rows import PairRows
 from physicsml_ase.nn.slots import Slots
 from physicsml_ase.potential import Potential
 
 Close = Callable[[Tensor, Tensor, Tensor], Tensor]
 """From r (N, J, 3), atomic numbers (N,) and neighbours (N J,): whether the potential's wall is reached."""
+PAIRS_OF_GPU = 32
+"""On a GPU the number of pairs is rounded up to a multiple of this part of the slots'."""
+TILES, PLACES = 37, 41
+"""Sizes of tiles in what is traced."""
 
 
 def of_pairs(rows: Rows) -> list[Tensor]:
-    """A slot of each pair but the last (P - 1,), and the pair of each slot (N J,)."""
+    """A slot of each pair but the last (P - 1,), and the pair of each slot (N, J). On a GPU P is rounded up."""
     reverse = rows.reverse.flatten()
     slots = torch.arange(reverse.shape[0], device=reverse.device)
     is_first = slots <= reverse
-    rank = is_first.cumsum(0) - 1
-    return [is_first.nonzero()[:, 0], rank.index_select(0, torch.minimum(slots, reverse))]
+    rank, first = is_first.cumsum(0) - 1, is_first.nonzero()[:, 0]
+    if slots.is_cuda:  # pairs that no slot has, for a size that lasts
+        more = rounded(first.shape[0], max(slots.shape[0] // PAIRS_OF_GPU, 1)) - first.shape[0]
+        first = torch.cat([first, first[:1].expand(more)])
+    return [first, rank.index_select(0, torch.minimum(slots, reverse)).view_as(rows.reverse)]
+
+
+def of_elements(potential: Potential, numbers: Tensor) -> list[Tensor]:
+    """Of models that compute by element (`tiled`) the tiles (`nn.blocks`) of atoms with atomic numbers (N,)."""
+    index = getattr(potential.model, "tiled", None)
+    if index is None or index.num == 1:
+        return []
+    return list(make_tiles(index.places.index_select(0, numbers), index.num))
 
 
 def derived_step(potential: Potential, close: Close) -> Callable[..., tuple[Tensor, ...]]:
     """Everything from positions to energies, forces and virials; inputs and outputs are those of `compiled.Step`.
 
-    After the attributes, of which there may be none, come those of `of_pairs`.
+    After the attributes, of which there may be none, come those of `of_pairs` and of `of_elements`.
     """
     model, dtype, scale = potential.model, potential.dtype, potential.domain.energy_scale
+    tiled = getattr(model, "tiled", None)
 
     def step(
         positions: Tensor, shift: Tensor, neighbor: Tensor, reverse: Tensor, numbers: Tensor, *rest: Tensor
     ) -> tuple[Tensor, ...]:
+        tiles = None
+        if tiled is not None and tiled.num > 1:
+            *rest, elements, places, back = rest  # type: ignore[assignment]
+            tiles = Tiles(elements, places, back).blocks()
+        elif tiled is not None:
+            tiles = of_one_element(numbers)
         *attrs, first, pair = rest
+        pair = pair.reshape(-1)
         n, width = neighbor.shape
         j = neighbor.reshape(-1)
         i = torch.arange(n, device=j.device)[:, None].expand(n, width).reshape(-1)
         r = positions.index_select(0, j).view(n, width, 3) - positions[:, None, :] + shift
         swapped = reverse.reshape(-1)
-        rows = PairRows(Slots(swapped, swapped, None, width), first, pair, pair, j)
+        rows = PairRows(Slots(swapped, swapped, None, width), first, pair, pair, j, tiles)
         inputs = {"graph_attrs": attrs[0]} if attrs else {}
         graph = _graph(numbers, positions, torch.stack([i, j]), swapped, inputs)
         with torch.enable_grad():
             r_ij = r.reshape(-1, 3).to(dtype).detach().requires_grad_()
             features = model(graph, r_ij, rows)
-            (g,) = torch.autograd.grad(features.node_energy.sum(), r_ij)
+            energy = features.node_energy
+            if potential.energy_head is not None:
+                energy = potential.energy_head(features.node_scalars)[:, 0]
+            (g,) = torch.autograd.grad(energy.sum(), r_ij)
         g = g.double() * scale
         forces = (g - g.index_select(0, swapped)).view(n, width, 3).sum(1)
         virials = (r[..., :, None] * g.view(n, width, 1, 3)).sum(1)
-        found = (features.node_energy.detach().double() * scale, forces, virials, close(r, numbers, j))
+        found = (energy.detach().double() * scale, forces, virials, close(r, numbers, j))
         if not potential.headed:
             return found
         vectors = features.node_vectors
@@ -94,7 +121,10 @@ def traced_step(
     """
     num_slots, num_pairs = inputs[2].numel(), 29
     pair = torch.arange(num_slots, device=inputs[2].device) % num_pairs
-    given = [*inputs, pair[:num_pairs].clone(), pair]
+    given = [*inputs, pair[:num_pairs].clone(), pair.view_as(inputs[2])]
+    if tiles := of_elements(potential, inputs[4]):
+        n = inputs[4].shape[0]
+        given += [tiles[0].new_zeros(TILES), tiles[1].new_zeros(TILES, PLACES), tiles[2].new_zeros(n)]
     weights = [p for p in potential.parameters() if p.requires_grad]
     for p in weights:  # the trace holds them as constants
         p.requires_grad_(False)

@@ -18,7 +18,7 @@ from physicsml_ase.conventions import InputError
 from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph
 from physicsml_ase.nn.agnesi import AgnesiTransform
-from physicsml_ase.nn.blocks import make_pieces
+from physicsml_ase.nn.blocks import make_pieces, one_piece
 from physicsml_ase.nn.constants import Constants
 from physicsml_ase.nn.couplings import parse_irreps
 from physicsml_ase.nn.elements import Attributes, ElementIndex
@@ -26,11 +26,11 @@ from physicsml_ase.nn.features import Features, lengths_and_directions
 from physicsml_ase.nn.harmonics import EdgeHarmonics
 from physicsml_ase.nn.mace_layer import SILU, Interaction, Kind
 from physicsml_ase.nn.pair_repulsion import PairRepulsion
-from physicsml_ase.nn.pair_rows import make_pair_rows
+from physicsml_ase.nn.pair_rows import PairRows, make_pair_rows
 from physicsml_ase.nn.radial import BesselBasis
 
-PIECE = 4096
-"""Slots of edges that inference computes at a time."""
+PIECE, PIECE_OF_GPU = 4096, 1 << 18
+"""Slots of edges that inference computes at a time: what stays in a CPU's cache, and what keeps a GPU busy."""
 
 
 @config
@@ -85,7 +85,7 @@ class MACE(Constants):
     """Energies, and scalars and vectors of each atom."""
 
     gives_energy = True
-    compiles = False  # sizes of its blocks of elements depend on values
+    takes_rows = True
     energy_shift: Tensor
 
     def __init__(self, config: MACEConfig, domain: Domain) -> None:
@@ -126,8 +126,14 @@ class MACE(Constants):
         self.readout_out = nn.Parameter(torch.randn(hidden, 1)) if num > 1 else None
         self.constant("energy_shift", np.array(domain.energy_shift / domain.energy_scale))
 
-    def forward(self, graph: Graph, r_ij: Tensor) -> Features:
-        rows = make_pair_rows(graph)
+    @property
+    def tiled(self) -> ElementIndex:
+        """Elements by which atoms are sorted, when this is compiled."""
+        return self.elements
+
+    def forward(self, graph: Graph, r_ij: Tensor, rows: PairRows | None = None) -> Features:
+        """Of edges r_ij (E, 3); `rows` are theirs, where they are known."""
+        rows = make_pair_rows(graph) if rows is None else rows
         elements = self.elements(graph.atomic_numbers, r_ij.dtype)
         num_atoms = graph.atomic_numbers.shape[0]
         d, u = lengths_and_directions(r_ij)
@@ -148,13 +154,18 @@ class MACE(Constants):
         if attrs is not None and self.attrs_embedding is not None:
             x = x + attrs @ self.attrs_embedding
         x = x[:, None]  # (N, 1, C)
-        pieces = make_pieces(rows.slots, elements.place, self.elements.num, 0 if self.training else PIECE)
+        if rows.blocks is not None:
+            pieces = one_piece(rows.slots, rows.blocks, num_atoms)
+        else:
+            most = PIECE if r_ij.device.type == "cpu" else PIECE_OF_GPU
+            most = 0 if self.training else most
+            pieces = make_pieces(rows.slots, elements.place, self.elements.num, most)
         energy = self.energy_shift.expand(num_atoms)
         if self.repulsion is not None:
             energy = energy + self.repulsion(graph, r_ij)
         layers = []
         for k, interaction in enumerate(self.interactions):
-            x = interaction(x, radial, rows.pair, y, rows.neighbor, pieces)  # (N, (L + 1)^2, C)
+            x = interaction(x, radial, y, rows, pieces)  # (N, (L + 1)^2, C)
             layers.append(x)
             if k < len(self.readouts):
                 energy = energy + (x[:, 0] @ self.readouts[k])[:, 0] * self.channels**-0.5

@@ -22,12 +22,14 @@ from torch import Tensor, nn
 from physicsml_ase.config import config, register_model
 from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph
-from physicsml_ase.nn.elements import ElementIndex
+from physicsml_ase.nn.elements import FEW, ElementIndex, one_hot
 from physicsml_ase.nn.features import Features, NodeEmbedding, lengths_and_directions
 from physicsml_ase.nn.matrices import PARTS, SIZES, Matrices
 from physicsml_ase.nn.matrix_messages import messages
 from physicsml_ase.nn.matrix_products import anticommutator, product
+from physicsml_ase.nn.matrix_rows import Ends, ends, row_messages, row_outer_sum
 from physicsml_ase.nn.outer_sums import outer_sum
+from physicsml_ase.nn.pair_rows import PairRows
 from physicsml_ase.nn.pairs import Pairs, make_pairs
 from physicsml_ase.nn.smearing import CutoffKind, RadialKind, cutoff_function, radial_basis
 
@@ -59,10 +61,12 @@ class TensorNetConfig:
 class Embedding(nn.Module):
     """Matrices of each atom from its neighbours' elements, distances and directions (eq. 5 to 9)."""
 
+    elements: Tensor
+
     def __init__(self, config: TensorNetConfig, domain: Domain) -> None:
         super().__init__()
         f, k = config.hidden_channels, config.num_radial
-        self.elements = domain.elements
+        self.register_buffer("elements", torch.tensor(domain.elements), persistent=False)  # (Z,)
         self.index = ElementIndex(domain.elements)
         self.embed = NodeEmbedding(f, domain)
         self.pair = nn.Linear(2 * f, f)
@@ -71,18 +75,11 @@ class Embedding(nn.Module):
         self.scalars = nn.ModuleList([nn.Linear(f, 2 * f), nn.Linear(2 * f, 3 * f)])
         self.mix = nn.ModuleList(nn.Linear(f, f, bias=False) for _ in PARTS)
 
-    def forward(self, graph: Graph, pairs: Pairs, matrices: Matrices, u_ij: Tensor, radial: Tensor) -> Tensor:
+    def forward(
+        self, graph: Graph, edges: Pairs | Ends, matrices: Matrices, u_ij: Tensor, radial: Tensor
+    ) -> Tensor:
         """(9, N, F) from directions (E, 3) and, with the cut-off beside them, radial functions (P, K + 1)."""
-        i, j = graph.edge_index
-        n, num = graph.atomic_numbers.shape[0], self.index.num
-        place = self.index.places.index_select(0, graph.atomic_numbers)
-        atoms = torch.arange(n, device=i.device)  # edges of the atoms to themselves, of no direction
-        i, j = torch.cat([i, atoms]), torch.cat([j, atoms])
-        of_edge = nn.functional.pad(pairs.of_edge, (0, n), value=radial.shape[0] - 1)
-        group = i if num == 1 else i * num + place.index_select(0, j)
-        directions = matrices.of_directions(nn.functional.pad(u_ij, (0, 0, 0, n)))
-        density = outer_sum(directions, radial.index_select(0, of_edge), group, n * num)
-        density = density.view(n, num, 9, -1).permute(2, 0, 1, 3)  # (9, N, Z, K + 1)
+        density = self._density(graph, edges, matrices, u_ij, radial).permute(2, 0, 1, 3)  # (9, N, Z, K + 1)
         centre, neighbor = self._of_elements(graph)
         weights = torch.cat([self.distance.weight, self.distance.bias[:, None]], dim=1)  # (3F, K + 1)
         weights = weights.unflatten(0, (3, -1)).mT  # (3, K + 1, F)
@@ -95,12 +92,33 @@ class Embedding(nn.Module):
             s = nn.functional.silu(linear(s))
         return mixed * matrices.for_all(s.unflatten(1, (3, -1)).transpose(0, 1))
 
+    def _density(
+        self, graph: Graph, edges: Pairs | Ends, matrices: Matrices, u_ij: Tensor, radial: Tensor
+    ) -> Tensor:
+        """Sums over neighbours of each element, and the atom itself, of directions times radial functions."""
+        i, j = graph.edge_index
+        n, num = graph.atomic_numbers.shape[0], self.index.num
+        place = self.index.places.index_select(0, graph.atomic_numbers)
+        if isinstance(edges, Ends) and num <= FEW:
+            directions = matrices.of_directions(u_ij)
+            density = row_outer_sum(directions, radial, place, num, edges)
+            one = torch.zeros_like(directions[:1]).index_fill(1, j.new_zeros(1), 3**0.5)  # of no direction
+            own = one_hot(place, num, radial.dtype)[:, :, None] * one  # (N, Z, 9)
+            return density + own[..., None] * radial[-1]
+        atoms = torch.arange(n, device=i.device)  # edges of the atoms to themselves, of no direction
+        i, j = torch.cat([i, atoms]), torch.cat([j, atoms])
+        of_edge = edges.rows.pair_of_edge if isinstance(edges, Ends) else edges.of_edge
+        of_edge = nn.functional.pad(of_edge, (0, n), value=radial.shape[0] - 1)
+        group = i if num == 1 else i * num + place.index_select(0, j)
+        directions = matrices.of_directions(nn.functional.pad(u_ij, (0, 0, 0, n)))
+        density = outer_sum(directions, radial.index_select(0, of_edge), group, n * num)
+        return density.view(n, num, 9, -1)
+
     def _of_elements(self, graph: Graph) -> tuple[Tensor, Tensor]:
         """What a pair's features are the sum of: of the centre (N, F), and of the neighbour's element (Z, F)."""
         of_centre, of_neighbor = self.pair.weight.chunk(2, dim=1)
         table = self.embed.elements.weight
-        numbers = torch.tensor(self.elements, device=table.device)
-        elements = table.index_select(0, numbers)  # (Z, F)
+        elements = table.index_select(0, self.elements)  # (Z, F)
         z = self.embed(graph)  # (N, F)
         centre = z @ of_centre.T + self.pair.bias
         if self.embed.attrs is not None:  # which are the same for both atoms of a pair
@@ -121,7 +139,7 @@ class Interaction(nn.Module):
         self.after = nn.ModuleList(nn.Linear(f, f, bias=False) for _ in PARTS)
 
     def forward(
-        self, x: Tensor, graph: Graph, pairs: Pairs, matrices: Matrices, radial: Tensor, cutoff: Tensor
+        self, x: Tensor, graph: Graph, edges: Pairs | Ends, matrices: Matrices, radial: Tensor, cutoff: Tensor
     ) -> Tensor:
         """(9, N, F) -> (9, N, F); radial functions (P, K) and cut-off (P, 1), the last of an atom and itself."""
         factors = radial
@@ -130,7 +148,11 @@ class Interaction(nn.Module):
         factors = (factors * cutoff).unflatten(1, (3, -1))  # (P, 3, F)
         x = x / (x.square().sum(0) + 1)
         y = linears(self.before, x, matrices)
-        message = messages(factors, y.transpose(0, 1), graph, pairs).transpose(0, 1)
+        sent = y.transpose(0, 1)
+        if isinstance(edges, Ends):
+            message = row_messages(factors, sent, edges).transpose(0, 1)
+        else:
+            message = messages(factors, sent, graph, edges).transpose(0, 1)
         message = message + y * matrices.for_all(factors[-1][:, None])  # of the atom itself
         basis = matrices.basis
         mixed = 2 * product(y, message, basis) if self.proper else anticommutator(y, message, basis)
@@ -148,7 +170,7 @@ def linears(layers: nn.ModuleList, x: Tensor, matrices: Matrices) -> Tensor:
 class TensorNet(nn.Module):
     """Scalars of each atom from the norms of its matrices, and vectors from their antisymmetric parts."""
 
-    compiles = False  # it takes minutes, and most of the time is spent in operators that stay as they are
+    takes_rows = True
 
     def __init__(self, config: TensorNetConfig, domain: Domain) -> None:
         super().__init__()
@@ -164,15 +186,17 @@ class TensorNet(nn.Module):
         self.norm = nn.LayerNorm(3 * f)
         self.out = nn.Linear(3 * f, f)
 
-    def forward(self, graph: Graph, r_ij: Tensor) -> Features:
-        pairs = make_pairs(graph)
+    def forward(self, graph: Graph, r_ij: Tensor, rows: PairRows | None = None) -> Features:
+        """Of edges r_ij (E, 3); of compiled code these are the slots of `rows`."""
+        pairs = make_pairs(graph) if rows is None else rows
+        edges = pairs if isinstance(pairs, Pairs) else ends(graph, pairs)
         d_ij, u_ij = lengths_and_directions(r_ij)
         d = torch.cat([d_ij.index_select(0, pairs.edge), d_ij.new_zeros(1, 1)])  # (P, 1)
         radial, cutoff = self.radial(d), self.cutoff(d)
         ending = torch.cat([radial, torch.ones_like(cutoff)], dim=1) * cutoff  # (P, K + 1)
-        x = self.embedding(graph, pairs, self.matrices, u_ij, ending)
+        x = self.embedding(graph, edges, self.matrices, u_ij, ending)
         for layer in self.layers:
-            x = layer(x, graph, pairs, self.matrices, radial, cutoff)
+            x = layer(x, graph, edges, self.matrices, radial, cutoff)
         squares = x.square().split(SIZES)
         norms = torch.cat([part.sum(0) for part in squares], dim=1)  # (N, 3F)
         s = nn.functional.silu(self.out(self.norm(norms)))

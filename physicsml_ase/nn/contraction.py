@@ -17,20 +17,12 @@ from operator import xor
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from physicsml_ase.nn.constants import Constants
-from physicsml_ase.nn.harmonics import harmonic
-from physicsml_ase.nn.polynomials import Floats, monomials, symmetric_basis
-
-CLASSES = 8
-
-
-def reflections(lmax: int) -> list[int]:
-    """Class of each harmonic: a bit for each axis whose reflection changes its sign."""
-    exponents = [next(iter(harmonic(l, m))) for l in range(lmax + 1) for m in range(-l, l + 1)]
-    return [sum((power % 2) << axis for axis, power in enumerate(term)) for term in exponents]
+from physicsml_ase.nn.contraction_tables import CLASSES, class_blocks, counts_of, full_tables, reflections
+from physicsml_ase.nn.picks import Pick
+from physicsml_ase.nn.polynomials import monomials, symmetric_basis
 
 
 class SymmetricContraction(Constants):
@@ -48,7 +40,7 @@ class SymmetricContraction(Constants):
         # rows and monomials of one class follow each other
         rows = [(m, k) for m in range(num_out) for k in range(self.size)]
         rows.sort(key=lambda row: classes[row[0]] ^ classes[row[1]])
-        self.num_rows = _counts([classes[m] ^ classes[k] for m, k in rows])
+        self.num_rows = counts_of([classes[m] ^ classes[k] for m, k in rows])
         self.constant("rows_k", np.array([k for _, k in rows]))
         self.constant("rows_m", np.array([m for m, _ in rows]))
         self.constant("of_m", np.equal.outer(range(num_out), [m for m, _ in rows]).astype(float))
@@ -58,7 +50,7 @@ class SymmetricContraction(Constants):
         self.picks, self.lasts = nn.ModuleList(), nn.ModuleList()
         for nu in range(1, order):
             terms = sorted(monomials(self.size, nu), key=lambda term: reduce(xor, (classes[k] for k in term)))
-            self.num_terms.append(_counts([reduce(xor, (classes[k] for k in term)) for term in terms]))
+            self.num_terms.append(counts_of([reduce(xor, (classes[k] for k in term)) for term in terms]))
             before = by_order[-1]
             self.picks.append(Pick(np.array([before[term[:-1]] for term in terms]), len(before)))
             self.lasts.append(Pick(np.array([term[-1] for term in terms]), self.size))
@@ -71,17 +63,13 @@ class SymmetricContraction(Constants):
                 basis = symmetric_basis(lmax, nu, degree)
                 if not len(basis):
                     continue
-                full = _tables(basis, self.size, nu, by_order[nu - 1])  # (K, 2l + 1, M, Q)
+                full = full_tables(basis, self.size, nu, by_order[nu - 1])  # (K, 2l + 1, M, Q)
                 own = [(m - degree**2, k) for m, k in rows if degree**2 <= m < (degree + 1) ** 2]
-                counts = _counts(
+                counts = counts_of(
                     [classes[m] ^ classes[k] for m, k in rows if degree**2 <= m < (degree + 1) ** 2]
                 )
-                blocks, row, term = [], 0, 0
-                for num_rows, num_terms in zip(counts, self.num_terms[nu - 1]):
-                    ms, ks = np.array(own[row : row + num_rows], int).reshape(-1, 2).T
-                    blocks.append(full[:, ms, ks, term : term + num_terms].reshape(len(basis), -1))
-                    row, term = row + num_rows, term + num_terms
-                self.constant(f"table_{nu}_{degree}", np.concatenate(blocks, axis=1))
+                blocks = class_blocks(full, own, counts, self.num_terms[nu - 1])
+                self.constant(f"table_{nu}_{degree}", blocks)
                 self.parts[-1][f"{nu}_{degree}"] = counts
                 weight = torch.randn(num_elements, channels, len(basis)) / len(basis)
                 self.weights[f"{nu}_{degree}"] = nn.Parameter(weight)
@@ -270,64 +258,3 @@ class Slope(torch.autograd.Function):
         if any(ctx.needs_input_grad[5:]):
             g_tensors = of.of_tensors(q, powers, tensors, slopes=True)
         return g_g, g_a, None, None, None, *g_tensors
-
-
-class Pick(Constants):
-    """Rows of a tensor by a fixed index; backwards a product with ones and zeros, quicker than to scatter."""
-
-    index: Tensor
-    chosen: Tensor
-
-    def __init__(self, index: NDArray[np.int64], size: int) -> None:
-        super().__init__()
-        self.constant("index", index)
-        self.constant("chosen", np.equal.outer(range(size), index).astype(float))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return Picked.apply(x, self.index, self.chosen)
-
-    def transposed(self, g: Tensor) -> Tensor:
-        return Summed.apply(g, self.index, self.chosen)
-
-
-class Picked(torch.autograd.Function):
-    """(S, ...) -> (Q, ...)."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, index: Tensor, chosen: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
-        ctx.save_for_backward(index, chosen)
-        return x.index_select(0, index)
-
-    @staticmethod
-    def backward(ctx, g: Tensor):  # type: ignore[no-untyped-def, override]
-        index, chosen = ctx.saved_tensors
-        return Summed.apply(g, index, chosen), None, None
-
-
-class Summed(torch.autograd.Function):
-    """The transpose of `Picked`."""
-
-    @staticmethod
-    def forward(ctx, g: Tensor, index: Tensor, chosen: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
-        ctx.save_for_backward(index, chosen)
-        return (chosen @ g.flatten(1)).unflatten(1, g.shape[1:])
-
-    @staticmethod
-    def backward(ctx, x: Tensor):  # type: ignore[no-untyped-def, override]
-        index, chosen = ctx.saved_tensors
-        return Picked.apply(x, index, chosen), None, None
-
-
-def _counts(classes: Sequence[int]) -> list[int]:
-    return np.bincount(np.array(classes, int), minlength=CLASSES).tolist()
-
-
-def _tables(basis: Floats, size: int, order: int, places: dict[tuple[int, ...], int]) -> Floats:
-    """T as V needs it, (K, m, M, Q): each monomial is shared by the variables in it, one of which is A_k."""
-    out = np.zeros((*basis.shape[:2], size, len(places)))
-    for p, term in enumerate(monomials(size, order)):
-        for k in set(term):
-            rest = list(term)
-            rest.remove(k)
-            out[:, :, k, places[tuple(rest)]] += basis[:, :, p] * term.count(k) / order
-    return out

@@ -93,11 +93,9 @@ class Convolution(Constants):
         """From x (N, 2l + 1, C) of all irreps to the targets'."""
         n = x[0].shape[0]
         harmonics, basis, rows = edges
-        weights = self.radial(basis).index_select(0, rows.pair).split(self.widths, dim=1)
+        weights = rows.of_slots(self.radial(basis)).split(self.widths, dim=1)
         sent = torch.cat([(x[k] @ w).flatten(1) for (k, _, _), w in zip(self.features, self.send)], dim=1)
-        heard = sent.index_select(0, rows.neighbor).split(
-            [mul * ir.dim for _, mul, ir in self.features], dim=1
-        )
+        heard = rows.of_neighbors(sent).split([mul * ir.dim for _, mul, ir in self.features], dim=1)
         parts: dict[Irrep, list[Tensor]] = {ir: [] for ir in self.targets}
         for source, (_, mul, ir) in enumerate(self.features):
             product = weights[source].unflatten(1, (-1, 1, mul)) * heard[source].unflatten(

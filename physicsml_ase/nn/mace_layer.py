@@ -9,9 +9,11 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from physicsml_ase.nn.blocks import Block, Piece
 from physicsml_ase.nn.contraction import SymmetricContraction
+from physicsml_ase.nn.pair_rows import PairRows
 from physicsml_ase.nn.pieces import InPieces
 from physicsml_ase.nn.tensor_messages import TensorMessages
 
@@ -59,23 +61,20 @@ class Interaction(nn.Module):
         self._kept: tuple[tuple[Any, ...], dict[tuple[int, ...], Any]] = ((), {})
 
     def forward(
-        self, x: Tensor, radial: Tensor, pair: Tensor, y: Tensor, j: Tensor, pieces: Sequence[Piece]
+        self, x: Tensor, radial: Tensor, y: Tensor, rows: PairRows, pieces: Sequence[Piece]
     ) -> Tensor:
-        """x (N, (l_in + 1)^2, C), radial functions of pairs (P, K), pair and neighbour of each slot (R J,),
-        harmonics (R, J, M)."""
+        """x (N, (l_in + 1)^2, C), radial functions of pairs (P, K), harmonics (R, J, M)."""
         h = by_degree(x, self.up * self.channels**-0.5, self.l_in).flatten(1)  # (N, (l_in + 1)^2 C)
         if len(pieces) == 1:
             functions, densities = self.functions(radial)  # of the two edges of each pair at once
-            densities = None if densities is None else densities.index_select(0, pair)
-            return self.of_piece(
-                pieces[0], h.index_select(0, j), functions.index_select(0, pair), densities, y, x
-            )
+            densities = None if densities is None else rows.of_slots(densities)
+            return self.of_piece(pieces[0], rows.of_neighbors(h), rows.of_slots(functions), densities, y, x)
         cuts = [(p.slots, p.slots, p.rows, p.atoms) for p in pieces]
 
         def function(k: int, h_j: Tensor, radial: Tensor, y: Tensor, x: Tensor) -> Tensor:
             return self.of_piece(pieces[k], h_j, *self.functions(radial), y, x)
 
-        return InPieces.apply(function, cuts, j, h, radial.index_select(0, pair), y, x)
+        return InPieces.apply(function, cuts, rows.neighbor, h, radial.index_select(0, rows.pair), y, x)
 
     def functions(self, radial: Tensor) -> tuple[Tensor, Tensor | None]:
         """Radial functions of each path (P, paths C), and what a neighbour adds to the density (P, 1)."""
@@ -95,15 +94,15 @@ class Interaction(nn.Module):
         sums = piece.per_atom(self.messages(functions.view(*rows, -1), h_j.view(*rows, -1), y))  # (N, X, C)
         if densities is not None:
             sums = sums / (piece.per_atom(densities.view(rows).sum(1)) + 1)[:, None, None]
-        parts = [self.of_block(block, sums, x, common.product) for block in piece.blocks.blocks]
-        out = torch.cat(parts) if len(parts) > 1 else parts[0]
-        return out if piece.blocks.back is None else out.index_select(0, piece.blocks.back)
+        parts = []
+        for block in piece.blocks.blocks:
+            own = piece.blocks.sort(block, x) if self.residual else None
+            parts.append(self.of_block(block, piece.blocks.sort(block, sums), own, common.product))
+        return piece.blocks.unsort(parts)
 
-    def of_block(self, block: Block, sums: Tensor, x: Tensor, product: Tensor) -> Tensor:
-        """Features after the layer, (Z n, (l_out + 1)^2, C)."""
+    def of_block(self, block: Block, sums: Tensor, x: Tensor | None, product: Tensor) -> Tensor:
+        """Features after the layer, (Z n, (l_out + 1)^2, C), of atoms sorted by element."""
         z, c, weights = block.elements.shape[0], self.channels, self.of_elements(block)
-        if block.atoms is not None:
-            sums = sums.index_select(0, block.atoms)
         n = sums.shape[0] // z
         a = []
         for l, (part, matrix) in enumerate(zip(self.messages.couple(sums), weights.linear)):
@@ -112,10 +111,8 @@ class Interaction(nn.Module):
         b = self.contraction(features, weights.tensors)
         b = b.view(-1, z, c, n).permute(1, 3, 0, 2).reshape(z * n, -1, c)
         b = by_degree(b, product, self.l_out)
-        if not self.residual:
+        if x is None:
             return b
-        if block.atoms is not None:
-            x = x.index_select(0, block.atoms)
         degrees = x.split([2 * l + 1 for l in range(self.l_in + 1)], dim=1)
         own = [
             (x_l.reshape(z, n * (2 * l + 1), c) @ w).view(z * n, 2 * l + 1, c)
@@ -130,7 +127,10 @@ class Interaction(nn.Module):
         return self.kept((), self._common)
 
     def of_elements(self, block: Block) -> "OfElements":
-        return self.kept(block.key, lambda: self._of_elements(block.elements))
+        if block.key is not None:
+            return self.kept(block.key, lambda: self._of_elements(block.elements))
+        num = self.skip.shape[1]
+        return self.kept(tuple(range(num)), self._of_all_elements).of(block.elements, num)
 
     def kept(self, key: tuple[int, ...], make: Callable[[], Any]) -> Any:
         """What `make` gives, kept until a weight changes."""
@@ -142,7 +142,7 @@ class Interaction(nn.Module):
             self._kept = (state, {})
         found = self._kept[1]
         if key not in found:
-            with torch.no_grad():
+            with torch.no_grad(), _disable_current_modes():  # for a trace these are constants
                 found[key] = make()
         return found[key]
 
@@ -150,12 +150,15 @@ class Interaction(nn.Module):
         scales = [w.shape[0] ** -0.5 * (SILU if k else 1.0) for k, w in enumerate(self.radial)]
         return Common([w * s for w, s in zip(self.radial, scales)], self.product * self.channels**-0.5)
 
+    def _of_all_elements(self) -> "OfElements":
+        return self._of_elements(torch.arange(self.skip.shape[1], device=self.skip.device))
+
     def _of_elements(self, elements: Tensor) -> "OfElements":
         skip = (self.skip.index_select(1, elements) * (self.skip.shape[1] * self.channels) ** -0.5).unbind()
         linear = []
         for l, weight in enumerate(self.linear):
             weight = weight * (weight.shape[0] ** -0.5 / self.neighbours)
-            linear.append(weight.expand(elements.shape[0], -1, -1) if self.residual else weight @ skip[l])
+            linear.append(weight if self.residual else weight @ skip[l])
         return OfElements(linear, skip, self.contraction.tensors(elements))
 
 
@@ -169,9 +172,19 @@ class Common(NamedTuple):
 class OfElements(NamedTuple):
     """Scaled weights of Z elements."""
 
-    linear: list[Tensor]  # by degree, (Z, paths C, C); where it is not residual, with the skip's product
+    linear: list[Tensor]  # by degree, (paths C, C); where it is not residual, with the skip, (Z, paths C, C)
     skip: tuple[Tensor, ...]  # by degree, (Z, C, C)
-    tensors: list[Tensor | None]  # of the contraction
+    tensors: list[Tensor | None]  # of the contraction, (Z C, rows, terms)
+
+    def of(self, elements: Tensor, num: int) -> "OfElements":
+        """Those of some of the `num` elements, or of some of them more than once."""
+        linear = [w if w.ndim == 2 else w.index_select(0, elements) for w in self.linear]
+        skip = tuple(w.index_select(0, elements) for w in self.skip)
+        tensors = [
+            None if t is None else t.unflatten(0, (num, -1)).index_select(0, elements).flatten(0, 1)
+            for t in self.tensors
+        ]
+        return OfElements(linear, skip, tensors)
 
 
 def by_degree(x: Tensor, weight: Tensor, degree: int) -> Tensor:

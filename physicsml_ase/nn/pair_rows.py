@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from physicsml_ase.graph import Graph
+from physicsml_ase.nn.blocks import Blocks
 from physicsml_ase.nn.pairs import make_pairs
 from physicsml_ase.nn.slots import Slots, make_slots
+from physicsml_ase.nn.transposes import linear_map
 
 
 class PairRows(NamedTuple):
@@ -23,23 +25,64 @@ class PairRows(NamedTuple):
     pair_of_edge: Tensor  # (E,) int64
     pair: Tensor  # (S,) int64, pair of each slot
     neighbor: Tensor  # (S,) int64, atom of each slot
+    blocks: Blocks | None = None  # atoms by element, where these have to be given to compiled code
 
     def of_pairs(self, d_ij: Tensor) -> Tensor:
         """Distances of pairs, (E, 1) -> (P, 1)."""
         return torch.cat([d_ij.index_select(0, self.edge), d_ij.new_zeros(1, 1)])
 
+    def of_slots(self, pairs: Tensor) -> Tensor:
+        """Values of pairs in each slot, (P, F) -> (S, F), which in padding must count for nothing."""
+        if get_proxy_mode() is None:
+            return pairs.index_select(0, self.pair)
+        one, other, weight = self._slots_of_pairs()
+
+        def transpose(g: Tensor) -> Tensor:
+            both = (g.index_select(0, one) + g.index_select(0, other)) * weight.to(g.dtype)[:, None]
+            return torch.cat([both, torch.zeros_like(both[:1])])
+
+        return linear_map(pairs, lambda x: x.index_select(0, self.pair), transpose)
+
+    def of_neighbors(self, x: Tensor) -> Tensor:
+        """Values of the neighbour in each slot, (N, F) -> (S, F), which in padding must count for nothing."""
+        if get_proxy_mode() is None:
+            return x.index_select(0, self.neighbor)
+        num_atoms, width = x.shape[0], self.slots.width
+
+        def transpose(
+            g: Tensor,
+        ) -> Tensor:  # slots that hold an atom as neighbour are the reverse ones of its own
+            back = g.index_select(0, self.slots.reverse).unflatten(0, (-1, width))
+            return self.slots.per_atom(back.sum(1), num_atoms)
+
+        return linear_map(x, lambda x: x.index_select(0, self.neighbor), transpose)
+
+    def _slots_of_pairs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Slots of both edges of each pair but the last, and what each counts."""
+        one = self.edge if self.full() else self.slots.slot.index_select(0, self.edge)
+        other = self.slots.reverse.index_select(0, one)
+        return one, other, self.weights()
+
+    def weights(self) -> Tensor:
+        """What each of a pair's two edges counts (P - 1,): half if they are one, nothing if there is none."""
+        ranks = torch.arange(self.edge.shape[0], device=self.edge.device)
+        none = self.pair_of_edge.index_select(0, self.edge) != ranks
+        one = self.edge if self.full() else self.slots.slot.index_select(0, self.edge)
+        once = self.slots.reverse.index_select(0, one) == one
+        return torch.where(none, 0.0, torch.where(once, 0.5, 1.0))
+
     def fill(self, edges: Tensor) -> Tensor:
         """Values of edges in rows, zero in padding, (E, F) -> (R, J, F)."""
-        if self._full():
+        if self.full():
             return edges.reshape(-1, self.slots.width, edges.shape[1])
         return self.slots.fill(edges)
 
     def of_edges(self, x: Tensor) -> Tensor:
         """The inverse of `fill`, (R, J, F) -> (E, F)."""
         flat = x.flatten(0, 1)
-        return flat if self._full() else flat.index_select(0, self.slots.slot)
+        return flat if self.full() else flat.index_select(0, self.slots.slot)
 
-    def _full(self) -> bool:
+    def full(self) -> bool:
         """Whether slots are the edges, in order."""
         return self.pair.shape[0] == self.pair_of_edge.shape[0]
 

@@ -17,9 +17,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from physicsml_ase.conventions import InputError
 from physicsml_ase.graph import Graph, collate, edge_vectors
 from physicsml_ase.potential import Potential, forces_and_stress
+from physicsml_ase.train.given_rows import row_tensors, rows_of, takes_rows, telling_rows
 
 log = logging.getLogger("physicsml_ase")
-Compiled = Callable[[list[Tensor], list[Tensor], Tensor], list[Tensor]]
+Compiled = Callable[[list[Tensor], list[Tensor], Tensor, list[Tensor]], list[Tensor]]
 
 
 WORTH_SECONDS = 600.0
@@ -59,13 +60,16 @@ class CompiledPotential:
                 return self.potential(graph)  # which no structure of the training data needs
         weights: list[Tensor] = list(self.potential.parameters())
         tensors = _without_labels(graph)
+        rows = row_tensors(self.potential, graph) if takes_rows(self.potential) else []
+        if any(size < 2 for x in rows for size in x.shape):
+            return self.potential(graph)
         if self._function is None:
             log.info("compiling the training step, once")
-            self._function = self._compile(weights, graph)
-            if not self._agrees(graph, dict(zip(self._names, self._function(weights, tensors, r_ij)))):
+            self._function = self._compile(weights, graph, rows)
+            if not self._agrees(graph, dict(zip(self._names, self._function(weights, tensors, r_ij, rows)))):
                 self.given_up = True
                 return self(graph)
-        return dict(zip(self._names, self._function(weights, tensors, r_ij)))
+        return dict(zip(self._names, self._function(weights, tensors, r_ij, rows)))
 
     def _explicitly(self, graph: Graph) -> dict[str, Tensor]:
         """A model that writes out its gradient is compiled as it is: its training differentiates only once."""
@@ -102,7 +106,7 @@ class CompiledPotential:
                 return False
         return True
 
-    def _compile(self, weights: list[Tensor], graph: Graph) -> Compiled:
+    def _compile(self, weights: list[Tensor], graph: Graph, rows: list[Tensor]) -> Compiled:
         potential, names = self.potential, [name for name, _ in self.potential.named_parameters()]
         inputs = list(graph.inputs)
 
@@ -111,16 +115,22 @@ class CompiledPotential:
                 super().__init__()
                 self.potential = potential
 
-            def forward(self, graph: Graph, r_ij: Tensor) -> dict[str, Tensor]:
-                return self.potential._predict(graph, r_ij)
+            def forward(self, graph: Graph, r_ij: Tensor, rows: list[Tensor]) -> dict[str, Tensor]:
+                if not rows:
+                    return self.potential._predict(graph, r_ij)
+                r_ij = r_ij.to(self.potential.dtype)
+                given = rows_of(self.potential, graph, rows)
+                return self.potential._outputs(graph, r_ij, self.potential.model(graph, r_ij, given))
 
         predict = Predict()
 
-        def function(weights: list[Tensor], tensors: list[Tensor], r_ij: Tensor) -> list[Tensor]:
+        def function(
+            weights: list[Tensor], tensors: list[Tensor], r_ij: Tensor, rows: list[Tensor]
+        ) -> list[Tensor]:
             batch = _graph(tensors, inputs)
             r_ij = r_ij.detach().requires_grad_()
             given = {f"potential.{name}": weight for name, weight in zip(names, weights)}
-            out = torch.func.functional_call(predict, given, (batch, r_ij))
+            out = torch.func.functional_call(predict, given, (batch, r_ij, rows))
             if potential.has_energy:
                 (g,) = torch.autograd.grad(out["energy"].sum(), r_ij, create_graph=True)
                 out = forces_and_stress(batch, r_ij.detach(), g) | out
@@ -128,11 +138,13 @@ class CompiledPotential:
             return list(out.values())
 
         example = _telling(graph, weights)
+        used = {size for x in (*weights, *_without_labels(example)) for size in x.shape} | set(range(10))
+        rows = telling_rows(rows, example, used) if rows else []
         with torch.no_grad():
             r_ij = edge_vectors(example)
         trace = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)
         with torch.enable_grad():
-            traced = trace(weights, _without_labels(example), r_ij)
+            traced = trace(weights, _without_labels(example), r_ij, rows)
         for node in list(traced.graph.nodes):
             # the trace holds a detach of every tensor that the derivative used again: the loss's gradient
             # would not flow through it

@@ -11,19 +11,21 @@ from physicsml_ase.backends.derived import of_pairs
 from physicsml_ase.backends.rows import make_rows
 from physicsml_ase.graph import collate
 
+COMPILED = ("nequip", "allegro", "mace", "tensor_net")
+
 
 def test_pairs_of_rows() -> None:
     rows = make_rows(to_graph(structures()["triclinic"], 4.0), 4.0)
     assert rows is not None
     first, pair = of_pairs(rows)
-    reverse = rows.reverse.flatten()
+    pair, reverse = pair.flatten(), rows.reverse.flatten()
     assert (pair == pair[reverse]).all()
     assert ((first[pair] == torch.arange(len(pair))) | (first[pair] == reverse)).all()
     assert pair.max() < len(first)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["nequip", "allegro"])
+@pytest.mark.parametrize("name", COMPILED)
 @pytest.mark.parametrize("backend", ["compile", "aoti"])
 def test_compiled_is_plain(name: str, backend: str) -> None:
     attrs = {"attrs": ("temperature",), "attr_shifts": (300.0,), "attr_scales": (100.0,)}

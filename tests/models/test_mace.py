@@ -10,7 +10,6 @@ from ase.build import bulk, molecule
 from references_for_tests import FOLDER, assert_equal, made_by_peer, read_reference
 
 from physicsml_ase.atoms import to_graph
-from physicsml_ase.backends.choose import choose
 from physicsml_ase.config import validate
 from physicsml_ase.conventions import InputError
 from physicsml_ase.domain import Domain
@@ -20,7 +19,6 @@ from physicsml_ase.nn.blocks import by_element
 from physicsml_ase.nn.contraction import SymmetricContraction
 from physicsml_ase.nn.polynomials import monomials, symmetric_basis
 from physicsml_ase.potential import Potential
-from physicsml_ase.train.compiled import CompiledPotential
 
 REFERENCE = FOLDER / "mace.npz"
 
@@ -208,16 +206,3 @@ def test_kept_weights_follow_the_weights() -> None:
     assert fresh.eval()(graph)["energy"].item() == pytest.approx(after, abs=1e-12)
     single = potential.float()(graph)["energy"].item()
     assert single == pytest.approx(after, abs=1e-4)
-
-
-@pytest.mark.parametrize("name", ["compile", "aoti"])
-def test_what_is_not_compiled(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A training step goes on as it is, and a calculator says which backend to use."""
-    config = validate(MACEConfig, {"name": "mace", "hidden_irreps": "4x0e+4x1o", "max_ell": 1})
-    potential = Potential(config, Domain(cutoff=3.0, elements=(1, 6, 8)), ())
-    with caplog.at_level("INFO", logger="physicsml_ase"):
-        step = CompiledPotential(potential.train(), True)
-    assert "the training step of mace is not compiled" in caplog.text
-    assert step(to_graph(molecule("CH3CH2OH"), 3.0))["forces"].requires_grad
-    with pytest.raises(InputError, match=f"backend {name}: mace .* use backend='eager'"):
-        choose(name, potential)

@@ -65,7 +65,7 @@ def test_wrong_code_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
     assert "off by" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["ani", "tensor_net"])
+@pytest.mark.parametrize("name", ["ani"])
 def test_models_that_do_not_compile_are_trained_as_they_are(name: str) -> None:
     domain = Domain(cutoff=4.0, elements=(1, 6, 8, 29, 79))
     potential = Potential(validate(MODELS[name].config, {}), domain, ()).train()
