@@ -48,18 +48,7 @@ struct Worker {
         std::memset(own.virial, 0, 9 * sizeof(double));
     }
 
-    // First block of a thread: each has as many edges, an atom counting as twenty.
-    int64_t begin(int thread) const {
-        const int64_t n = structure.num_atoms, blocks = (n + BLOCK - 1) / BLOCK;
-        const double share = double(structure.start[n] + 20 * n) * thread / threads;
-        int64_t low = 0, high = blocks;
-        while (low < high) {
-            const int64_t middle = (low + high) / 2, i = middle * BLOCK;
-            if (structure.start[i] + 20 * i < share) low = middle + 1;
-            else high = middle;
-        }
-        return low;
-    }
+    int64_t begin(int thread) const { return first_block<BLOCK>(structure.start, structure.num_atoms, thread, threads); }
 
     template <class F>
     void each_block(F&& run) {

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "harmonics.h"
 #include "sizes.h"
 
 namespace {
@@ -11,48 +12,8 @@ namespace {
 // Geometry of up to LANES edges, one in each lane. Unused lanes hold an edge as long as the cut-off, which counts
 // for nothing.
 
-constexpr double constant_root(double x) {
-    double y = x > 1 ? x : 1;
-    for (int k = 0; k < 80; k++) y = (y + x / y) / 2;
-    return y;
-}
-struct Norms {  // of the harmonics of degree l and order m
-    float at[LMAX + 1][LMAX + 1] = {};
-    constexpr Norms() {
-        for (int l = 0; l <= LMAX; l++)
-            for (int m = 0; m <= l; m++) {
-                double ratio = m ? 2 : 1;
-                for (int k = l - m + 1; k <= l + m; k++) ratio /= k;
-                at[l][m] = float(constant_root((2 * l + 1) * ratio));
-            }
-    }
-};
-constexpr Norms NORMS;
-
 struct Edges {
     V y[M], radial[K], slope[K], u[3], inverse, distance;
-};
-
-struct Angular {  // (x + iy)^m, and the m-th derivative of the Legendre polynomial of degree l at z
-    V real[LMAX + 1], imaginary[LMAX + 1], legendre[LMAX + 1][LMAX + 2];
-    explicit Angular(const V* u) {
-        real[0] = all(1);
-        imaginary[0] = V{};
-        for (int m = 1; m <= LMAX; m++) {
-            real[m] = real[m - 1] * u[0] - imaginary[m - 1] * u[1];
-            imaginary[m] = real[m - 1] * u[1] + imaginary[m - 1] * u[0];
-        }
-        float diagonal = 1;
-        for (int m = 0; m <= LMAX; m++) {
-            legendre[m][m] = all(diagonal);
-            legendre[m][m + 1] = V{};
-            if (m < LMAX) legendre[m + 1][m] = (2 * m + 1) * diagonal * u[2];
-            for (int l = m + 2; l <= LMAX; l++)
-                legendre[l][m] = (float(2 * l - 1) / (l - m)) * u[2] * legendre[l - 1][m] -
-                                 (float(l + m - 1) / (l - m)) * legendre[l - 2][m];
-            diagonal *= 2 * m + 1;
-        }
-    }
 };
 
 void measure(const float* r_ij, int count, float cutoff, float stretch, Edges& edges) {
@@ -71,8 +32,8 @@ void measure(const float* r_ij, int count, float cutoff, float stretch, Edges& e
     for (int l = 0; l <= LMAX; l++) {
         V* y = edges.y + FELT.first[l];
         for (int m = l; m > 0; m--) {
-            *y++ = NORMS.at[l][m] * at.legendre[l][m] * at.real[m];
-            *y++ = NORMS.at[l][m] * at.legendre[l][m] * at.imaginary[m];
+            *y++ = NORMS.at[l][m] * at.legendre[l][m] * at.re[m];
+            *y++ = NORMS.at[l][m] * at.legendre[l][m] * at.im[m];
         }
         *y = NORMS.at[l][0] * at.legendre[l][0];
         if (l) *y = itself ? none : *y;
@@ -118,10 +79,10 @@ void pull(const Edges& edges, const V* g_y, V along, V* g) {
             q += at.legendre[l][m] * b;
             q_z += at.legendre[l][m + 1] * b;
         }
-        z += p_z * at.real[m] + q_z * at.imaginary[m];
+        z += p_z * at.re[m] + q_z * at.im[m];
         if (m == 0) continue;
-        x += float(m) * (p * at.real[m - 1] + q * at.imaginary[m - 1]);
-        y += float(m) * (q * at.real[m - 1] - p * at.imaginary[m - 1]);
+        x += float(m) * (p * at.re[m - 1] + q * at.im[m - 1]);
+        y += float(m) * (q * at.re[m - 1] - p * at.im[m - 1]);
     }
     const V* u = edges.u;
     const V radial = along - (x * u[0] + y * u[1] + z * u[2]) * edges.inverse;

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "arena.h"
 #include "geometry.h"
 #include "product.h"
 
@@ -40,18 +41,6 @@ struct Structure {
     const float* r_ij;        // (E, 3)
 };
 
-// Memory is the caller's: pieces of one buffer.
-
-struct Arena {
-    char* base;
-    size_t used = 0;
-    template <class T>
-    T* take(size_t count) {
-        T* piece = reinterpret_cast<T*>(base + used);
-        used += (count * sizeof(T) + 63) / 64 * 64;
-        return piece;
-    }
-};
 struct Own {  // of one thread
     float* g_h[LAYERS];       // (N, ROWS_SENT, C), gradient to what each layer sends
     double *forces, *virial;  // (N, 3), (3, 3)

@@ -28,30 +28,28 @@
 #include <omp.h>
 #endif
 
+#include "arena.h"
+#include "degrees.h"
+#include "harmonics.h"
+#include "lanes.h"
+
 namespace {
 
-constexpr int padded(int n, int to) { return (n + to - 1) / to * to; }
-constexpr int square(int n) { return n * n; }
-
-#if DOUBLE
-typedef double real;
-typedef int64_t whole;
-#else
-typedef float real;
-typedef int32_t whole;
-#endif
 #if defined(__AVX512F__)
-constexpr int BYTES = 64, TILE_ROWS = 8;
-#elif defined(__AVX__)
-constexpr int BYTES = 32, TILE_ROWS = 6;
+constexpr int TILE_ROWS = 8;
 #else
-constexpr int BYTES = 16, TILE_ROWS = 6;
+constexpr int TILE_ROWS = 6;
 #endif
-constexpr int LANES = BYTES / int(sizeof(real));
 
-constexpr int C = CHANNELS, K = RADIAL, Z = ELEMENTS, LMAX = MAX_ELL, NU = CORRELATION, L_SENT = MESSAGE_ELL;
+}  // namespace
+
+#include "tiles.h"
+
+namespace {
+
+constexpr int C = CHANNELS, K = RADIAL, Z = ELEMENTS, NU = CORRELATION;
 constexpr bool GATES = Z > 1;
-constexpr int M = square(LMAX + 1), ROWS_SENT = square(L_SENT + 1), DEGREES = LMAX + 1;
+constexpr int DEGREES = LMAX + 1;
 // Channels of neighbours' elements: one for each element, or learned mixtures of them.
 constexpr bool MIXTURES = ELEMENT_CHANNELS > 0;
 constexpr int W = MIXTURES ? ELEMENT_CHANNELS : Z;
@@ -59,47 +57,6 @@ constexpr int Q = W * K, Q_PAD = padded(Q, LANES), H = HIDDEN, H_PAD = padded(H,
 constexpr int M_PAD = padded(M, LANES), RADII = (L_SENT + 1) * C, NC = NU * C;
 constexpr int B = 4;  // BLOCK
 
-// Degrees in the order of their rows, even ones first, and where the rows of each degree begin.
-
-struct Degrees {
-    int count = 0, at[8] = {}, first[8] = {}, row_degree[64] = {}, num_even = 0;
-    constexpr explicit Degrees(int lmax) {
-        int row = 0;
-        for (int parity = 0; parity < 2; parity++)
-            for (int l = parity; l <= lmax; l += 2) {
-                at[count++] = l;
-                first[l] = row;
-                for (int m = 0; m < 2 * l + 1; m++) row_degree[row++] = l;
-                if (parity == 0) num_even = row;
-            }
-    }
-};
-constexpr Degrees FELT(LMAX), SENT(L_SENT);
-
-// Vectors
-
-typedef real V __attribute__((vector_size(BYTES)));
-typedef whole I __attribute__((vector_size(BYTES)));
-typedef real Unaligned __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_alias));
-
-inline V load(const real* p) { return *reinterpret_cast<const Unaligned*>(p); }
-inline void store(real* p, V x) { *reinterpret_cast<Unaligned*>(p) = x; }
-inline V all(real x) { return x - V{}; }
-
-template <int S, int... lane>
-inline V turned(V x, std::integer_sequence<int, lane...>) {
-#if defined(__clang__) || __GNUC__ >= 12
-    return __builtin_shufflevector(x, x, ((lane + S) % LANES)...);
-#else
-    return __builtin_shuffle(x, I{((lane + S) % LANES)...});
-#endif
-}
-template <int S = LANES / 2>
-inline real sum(V x) {
-    x += turned<S>(x, std::make_integer_sequence<int, LANES>());
-    if constexpr (S > 1) return sum<S / 2>(x);
-    return x[0];
-}
 inline V root(V x) {
     alignas(64) real y[LANES];
     store(y, x);
@@ -148,9 +105,6 @@ inline void sine_cosine(V s, V& sine, V& cosine) {
 #endif
 }
 
-// Products of matrices: out = x w, or out += x w. x is (rows, depth) with any strides, w (depth, n LANES) and out are
-// row by row.
-
 template <int R, int N>
 inline void tile(const real* x, ptrdiff_t row, ptrdiff_t step, const real* w, ptrdiff_t w_row, int depth,
                  real* out, ptrdiff_t out_row, bool add) {
@@ -177,49 +131,8 @@ inline void tile(const real* x, ptrdiff_t row, ptrdiff_t step, const real* w, pt
         store(out + r * out_row + n * LANES, c[0][r][n]);
     });
 }
-template <int N, int R>
-inline void some_rows(int rows, const real* x, ptrdiff_t row, ptrdiff_t step, const real* w, ptrdiff_t w_row,
-                      int depth, real* out, ptrdiff_t out_row, bool add) {
-    if (rows == R) return tile<R, N>(x, row, step, w, w_row, depth, out, out_row, add);
-    if constexpr (R > 1) some_rows<N, R - 1>(rows, x, row, step, w, w_row, depth, out, out_row, add);
-}
-template <int N>
-void columns(int rows, const real* x, ptrdiff_t row, ptrdiff_t step, const real* w, ptrdiff_t w_row, int depth,
-             real* out, ptrdiff_t out_row, bool add) {
-    for (; rows >= TILE_ROWS; rows -= TILE_ROWS, x += TILE_ROWS * row, out += TILE_ROWS * out_row)
-        tile<TILE_ROWS, N>(x, row, step, w, w_row, depth, out, out_row, add);
-    if (rows) some_rows<N, TILE_ROWS - 1>(rows, x, row, step, w, w_row, depth, out, out_row, add);
-}
-template <int WIDTH>
-inline void multiply(int rows, const real* x, ptrdiff_t row, ptrdiff_t step, const real* w, ptrdiff_t w_row,
-                     int depth, real* out, ptrdiff_t out_row, bool add = false) {
-    constexpr int N = WIDTH / LANES;
-    int n = 0;
-    for (; n + 2 <= N; n += 2)
-        columns<2>(rows, x, row, step, w + n * LANES, w_row, depth, out + n * LANES, out_row, add);
-    if (n < N) columns<1>(rows, x, row, step, w + n * LANES, w_row, depth, out + n * LANES, out_row, add);
-}
-
 // Geometry of up to LANES edges, one in each lane. Unused lanes hold an edge as long as the cut-off, which counts
 // for nothing.
-
-constexpr double constant_root(double x) {
-    double y = x > 1 ? x : 1;
-    for (int k = 0; k < 80; k++) y = (y + x / y) / 2;
-    return y;
-}
-struct Norms {  // of the harmonics of degree l and order m
-    real at[LMAX + 1][LMAX + 1] = {};
-    constexpr Norms() {
-        for (int l = 0; l <= LMAX; l++)
-            for (int m = 0; m <= l; m++) {
-                double ratio = m ? 2 : 1;
-                for (int k = l - m + 1; k <= l + m; k++) ratio /= k;
-                at[l][m] = real(constant_root((2 * l + 1) * ratio));
-            }
-    }
-};
-constexpr Norms NORMS;
 
 struct Edges {
     V y[M], radial[K];
@@ -228,28 +141,6 @@ struct Edges {
 };
 struct EdgesGradient {  // to harmonics, and along the edge
     V y[M], along;
-};
-
-struct Angular {  // (x + iy)^m, and the m-th derivative of the Legendre polynomial of degree l at z
-    V re[LMAX + 1], im[LMAX + 1], legendre[LMAX + 1][LMAX + 2];
-    explicit Angular(const V* u) {
-        re[0] = all(1);
-        im[0] = V{};
-        for (int m = 1; m <= LMAX; m++) {
-            re[m] = re[m - 1] * u[0] - im[m - 1] * u[1];
-            im[m] = re[m - 1] * u[1] + im[m - 1] * u[0];
-        }
-        real diagonal = 1;
-        for (int m = 0; m <= LMAX; m++) {
-            legendre[m][m] = all(diagonal);
-            legendre[m][m + 1] = V{};
-            if (m < LMAX) legendre[m + 1][m] = (2 * m + 1) * diagonal * u[2];
-            for (int l = m + 2; l <= LMAX; l++)
-                legendre[l][m] = (real(2 * l - 1) / (l - m)) * u[2] * legendre[l - 1][m] -
-                                 (real(l + m - 1) / (l - m)) * legendre[l - 2][m];
-            diagonal *= 2 * m + 1;
-        }
-    }
 };
 
 // `order` has the place of each edge among r (E, 3) and its displacement, null for values alone.
@@ -478,17 +369,6 @@ struct Layer {
     real *mix_density_T, *mix_message_T, *hidden_T, *send_T;
 };
 
-struct Arena {  // pieces of one buffer
-    char* base;
-    size_t used = 0;
-    template <class T>
-    T* take(size_t count) {
-        T* piece = reinterpret_cast<T*>(base + used);
-        used += (count * sizeof(T) + 63) / 64 * 64;
-        return piece;
-    }
-};
-
 struct Weights {
     real* mixture;       // (element, W)
     real* density_gate;  // (degree, element, Q)
@@ -669,18 +549,7 @@ struct Worker {
     EdgesGradient* gradients(int a) const { return own.gradients + a * (buffers.longest / LANES); }
     static const real* lanes(const V* x) { return reinterpret_cast<const real*>(x); }
 
-    // First block of a thread: each has as many edges, an atom counting as twenty.
-    int64_t begin(int thread) const {
-        const int64_t n = batch.num_atoms, blocks = (n + B - 1) / B;
-        const double share = double(batch.start[n] + 20 * n) * thread / threads;
-        int64_t low = 0, high = blocks;
-        while (low < high) {
-            const int64_t middle = (low + high) / 2, i = middle * B;
-            if (double(batch.start[i] + 20 * i) < share) low = middle + 1;
-            else high = middle;
-        }
-        return low;
-    }
+    int64_t begin(int thread) const { return first_block<B>(batch.start, batch.num_atoms, thread, threads); }
     template <class F>
     void each_block(F&& run) {
         const int64_t end = thread + 1 < threads ? begin(thread + 1) : (batch.num_atoms + B - 1) / B;

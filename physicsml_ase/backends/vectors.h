@@ -1,5 +1,4 @@
-// Vectors of as many numbers as the machine's registers hold, by extensions that GCC and clang have, and products of
-// matrices by them.
+// Functions of vectors, and products of matrices by them.
 
 #pragma once
 
@@ -7,18 +6,21 @@
 #include <cstddef>
 #include <utility>
 
+#include "lanes.h"
+
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int LANES = 16;
 constexpr int TILE_ROWS = 12;
-#elif defined(__AVX__)
-constexpr int LANES = 8;
-constexpr int TILE_ROWS = 6;
 #else
-constexpr int LANES = 4;
 constexpr int TILE_ROWS = 6;
 #endif
+
+}  // namespace
+
+#include "tiles.h"
+
+namespace {
 
 template <class F, int... k>
 inline __attribute__((always_inline)) void unrolled(F&& f, std::integer_sequence<int, k...>) {
@@ -29,28 +31,6 @@ inline __attribute__((always_inline)) void unroll(F&& f) {
     unrolled(f, std::make_integer_sequence<int, N>());
 }
 
-typedef float V __attribute__((vector_size(4 * LANES)));
-typedef int I __attribute__((vector_size(4 * LANES)));
-typedef float Unaligned __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-
-inline V load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
-inline void store(float* p, V x) { *reinterpret_cast<Unaligned*>(p) = x; }
-inline V all(float x) { return x - V{}; }
-
-template <int S, int... lane>
-inline V turned(V x, std::integer_sequence<int, lane...>) {
-#if defined(__clang__) || __GNUC__ >= 12
-    return __builtin_shufflevector(x, x, ((lane + S) % LANES)...);
-#else
-    return __builtin_shuffle(x, I{((lane + S) % LANES)...});
-#endif
-}
-template <int S = LANES / 2>
-inline float sum(V x) {
-    x += turned<S>(x, std::make_integer_sequence<int, LANES>());
-    if constexpr (S > 1) return sum<S / 2>(x);
-    return x[0];
-}
 // In each 2 S lanes, what the halves of a's and of b's lanes add up to.
 template <int S, int... lane>
 inline V folded(V a, V b, std::integer_sequence<int, lane...>) {
@@ -113,9 +93,6 @@ inline void sine_cosine(V s, V& sine, V& cosine) {
                                  1.60590438e-10f});
 }
 
-// Products of matrices: out = x w, or out += x w. x is (rows, depth) with any strides, w (depth, 16 n) and out are
-// row by row.
-
 template <int R, int N>
 inline void tile(const float* x, ptrdiff_t row, ptrdiff_t step, const float* w, ptrdiff_t w_row, int depth,
                  float* out, ptrdiff_t out_row, bool add) {
@@ -144,27 +121,4 @@ inline void tile(const float* x, ptrdiff_t row, ptrdiff_t step, const float* w, 
             store(out + r * out_row + n * LANES, total);
         }
 }
-template <int N, int R>
-inline void some_rows(int rows, const float* x, ptrdiff_t row, ptrdiff_t step, const float* w, ptrdiff_t w_row,
-                      int depth, float* out, ptrdiff_t out_row, bool add) {
-    if (rows == R) return tile<R, N>(x, row, step, w, w_row, depth, out, out_row, add);
-    if constexpr (R > 1) some_rows<N, R - 1>(rows, x, row, step, w, w_row, depth, out, out_row, add);
-}
-template <int N>
-void columns(int rows, const float* x, ptrdiff_t row, ptrdiff_t step, const float* w, ptrdiff_t w_row, int depth,
-             float* out, ptrdiff_t out_row, bool add) {
-    for (; rows >= TILE_ROWS; rows -= TILE_ROWS, x += TILE_ROWS * row, out += TILE_ROWS * out_row)
-        tile<TILE_ROWS, N>(x, row, step, w, w_row, depth, out, out_row, add);
-    if (rows) some_rows<N, TILE_ROWS - 1>(rows, x, row, step, w, w_row, depth, out, out_row, add);
-}
-template <int WIDTH>
-inline void multiply(int rows, const float* x, ptrdiff_t row, ptrdiff_t step, const float* w, ptrdiff_t w_row,
-                     int depth, float* out, ptrdiff_t out_row, bool add = false) {
-    constexpr int N = WIDTH / LANES;
-    int n = 0;
-    for (; n + 2 <= N; n += 2)
-        columns<2>(rows, x, row, step, w + n * LANES, w_row, depth, out + n * LANES, out_row, add);
-    if (n < N) columns<1>(rows, x, row, step, w + n * LANES, w_row, depth, out + n * LANES, out_row, add);
-}
-
 }  // namespace
