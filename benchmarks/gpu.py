@@ -1,10 +1,11 @@
 """A GPU: what does a step of MD and a step of training cost, by each way of computing it?
 
     python benchmarks/gpu.py md --models gaunt_ace,mace --sizes 64,512,4096,32768 --backends eager,compile
-    python benchmarks/gpu.py train --models gaunt_ace,mace --frames 5,50
+    python benchmarks/gpu.py md --peer mace:model.pt --sizes 64,512,4096     # in the environment of mace-torch
+    python benchmarks/gpu.py md --peer nequip:last.ckpt --sizes 64,512,4096  # in that of nequip
 
-Weights are random: the cost does not depend on them. Silicon for MD, cut-off 5 Å, the calculator and ASE's
-Langevin included; crystals of 64 atoms for training, energies, forces and stress. Medians.
+Weights are random: the cost does not depend on them. Silicon, cut-off 5 Å, float32, the calculator and ASE's
+Langevin included; medians of single steps.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from ase import Atoms, units
 from ase.build import bulk
+from ase.calculators.calculator import Calculator
 from ase.md.langevin import Langevin
 
 import physicsml_ase.models  # noqa: F401
@@ -57,11 +59,25 @@ def potential(name: str) -> Potential:
     return Potential(config, domain, labels).eval()
 
 
+def calculator(name: str, backend: str, device: str) -> Calculator:
+    """Of one of our models, or of a peer's file, "mace:model.pt"."""
+    kind, _, path = name.partition(":")
+    if not path:
+        return PhysicsMLCalculator(potential(name), device=device, backend=backend)
+    if kind == "mace":
+        from mace.calculators import MACECalculator
+
+        return MACECalculator(model_paths=path, device=device, default_dtype="float32")
+    from nequip.integrations.ase import NequIPCalculator
+
+    return NequIPCalculator._from_saved_model(path, device=device)
+
+
 def md(name: str, size: int, backend: str, device: str, steps: int) -> dict[str, object]:
     """Milliseconds of a step, and the largest memory of the GPU [MB]."""
     atoms = silicon(size)
     begin = time.perf_counter()
-    atoms.calc = PhysicsMLCalculator(potential(name), device=device, backend=backend)
+    atoms.calc = calculator(name, backend, device)
     dynamics = Langevin(atoms, units.fs, temperature_K=300, friction=0.01, rng=np.random.default_rng(0))
     dynamics.run(3)
     start = time.perf_counter() - begin
@@ -77,7 +93,7 @@ def md(name: str, size: int, backend: str, device: str, steps: int) -> dict[str,
         "model": name,
         "task": "md",
         "atoms": size,
-        "backend": atoms.calc.backend,
+        "backend": getattr(atoms.calc, "backend", backend),
         "ms": round(1e3 * statistics.median(times), 3),
         "mean_ms": round(1e3 * statistics.mean(times), 3),
         "start_s": round(start, 1),
@@ -95,7 +111,13 @@ def profile(name: str, size: int, backend: str) -> None:
     with torch.profiler.profile(activities=kinds) as found:
         dynamics.run(10)
     averages = found.key_averages()
-    waits = {"aten::item", "aten::nonzero", "cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaMemcpyAsync"}
+    waits = {
+        "aten::item",
+        "aten::nonzero",
+        "cudaStreamSynchronize",
+        "cudaDeviceSynchronize",
+        "cudaMemcpyAsync",
+    }
     counts = {x.key: x.count / 10 for x in averages if x.key in waits or x.key == "cudaLaunchKernel"}
     print(name, size, backend, "of each step:", counts)
     print(averages.table(sort_by="cuda_time_total", row_limit=12, max_name_column_width=60))
@@ -107,13 +129,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("task", choices=["md"])
     parser.add_argument("--models", default="gaunt_ace")
+    parser.add_argument("--peer", help="in place of our models: mace:FILE or nequip:FILE")
     parser.add_argument("--sizes", default="64,512,4096,32768")
     parser.add_argument("--backends", default="eager")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--profile", action="store_true", help="what ten steps call, in place of the table")
     given = parser.parse_args()
-    for name in given.models.split(","):
+    for name in [given.peer] if given.peer else given.models.split(","):
         for backend in given.backends.split(","):
             for size in map(int, given.sizes.split(",")):
                 if given.profile:

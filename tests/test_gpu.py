@@ -16,6 +16,8 @@ from trust_for_tests import frames, trained
 from physicsml_ase import PhysicsMLCalculator
 from physicsml_ase.atoms import to_graph
 from physicsml_ase.backends.choose import choose
+from physicsml_ase.backends.moving import MovingGraph
+from physicsml_ase.backends.package import not_compilable
 from physicsml_ase.config import MODELS
 from physicsml_ase.conventions import InputError
 from physicsml_ase.graph import Graph, collate
@@ -62,16 +64,14 @@ def test_gradients_of_the_weights(name: str) -> None:
             torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8 * scale)
 
 
-@pytest.mark.parametrize("name", ["gaunt_ace", "mace", "painn"])
+@pytest.mark.parametrize("name", ["gaunt_ace", "mace", "nequip", "painn"])
 def test_dynamics(name: str) -> None:
     """The same trajectory in float64, through rebuilds of the neighbour list."""
     ends = []
     for device in ("cuda", "cpu"):
         atoms = structures()["triclinic"].repeat((2, 1, 1))
         MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=np.random.default_rng(0))
-        atoms.calc = PhysicsMLCalculator(
-            make(name), device=device, dtype="float64", skin=0.3, backend="eager"
-        )
+        atoms.calc = PhysicsMLCalculator(make(name), device=device, dtype="float64", skin=0.3)
         VelocityVerlet(atoms, units.fs).run(30)
         ends.append((atoms.positions.copy(), atoms.get_potential_energy(), atoms.get_stress()))
     for a, b in zip(*ends):
@@ -126,7 +126,34 @@ def test_backends(name: str, backend: str) -> None:
     assert engine.name == backend
 
 
-def test_auto_is_no_kernel() -> None:
-    assert choose("auto", make("gaunt_ace").to(GPU)).name == "eager"
+def test_what_auto_takes() -> None:
+    assert choose("auto", make("gaunt_ace").to(GPU)).name == "cuda_graph"
+    assert choose("auto", make("painn").to(GPU)).name == "eager"
     with pytest.raises(InputError, match="kernel"):
         PhysicsMLCalculator(make("gaunt_ace"), device="cuda", backend="kernel")
+
+
+@pytest.mark.parametrize("name", [n for n in sorted(MODELS) if not_compilable(make(n)) is None])
+def test_a_recorded_step(name: str) -> None:
+    """What is replayed is what is computed: of other positions, cells, lists and sizes, and within the wall."""
+    potential = make(name).to(GPU).requires_grad_(False)
+    engine = choose("cuda_graph", potential)
+    rng = np.random.default_rng(0)
+    kept = []
+    for atoms in (structures()["triclinic"], structures()["crystal"], structures()["molecule"]):
+        moving = MovingGraph(potential.domain, 0.5, GPU)
+        for step in range(9):
+            atoms.positions += 0.03 * rng.normal(size=atoms.positions.shape)
+            if step == 4 and atoms.pbc.all():
+                atoms.set_cell(atoms.cell.array * 1.01, scale_atoms=True)
+            if step == 6:  # towards each other, into the wall
+                atoms.positions[1] += 0.3 * (atoms.positions[0] - atoms.positions[1])
+            graph = moving.next(atoms, {}, engine.whole_lists)
+            kept.append((engine(graph), {k: v.clone() for k, v in engine(graph).items()}))
+            expected = potential(to_graph(atoms, CUTOFF).to(GPU))
+            for key, value in expected.items():
+                torch.testing.assert_close(kept[-1][0][key], value, rtol=1e-9, atol=1e-8, equal_nan=True)
+    assert engine.name == "cuda_graph"
+    for given, copied in kept:  # which later steps did not write over
+        for key, value in copied.items():
+            torch.testing.assert_close(given[key], value, rtol=0, atol=0, equal_nan=True)

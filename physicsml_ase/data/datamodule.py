@@ -99,6 +99,12 @@ class DataModule(pl.LightningDataModule):
         attrs = ("graph_attrs",)  # and not what a model computed of them
         return [g._replace(inputs={k: v for k, v in g.inputs.items() if k in attrs}) for g in graphs]
 
+    def first_batch(self) -> Graph:
+        """A batch as training will have them, of the first source."""
+        name, store = next(iter(self.resolve().stores["train"].items()))
+        plan = self._loader("train", name, store, self.config.train).plan()
+        return store.read(plan.share(0).indices)
+
     def keep_constants(self, constants: EdgeConstants, most_bytes: int) -> None:
         """Keep what a model computes of edges beside those of the training and validation sets in memory.
 

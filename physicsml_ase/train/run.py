@@ -32,6 +32,7 @@ from physicsml_ase.train.parts import (
     make_potential,
     open_data,
 )
+from physicsml_ase.train.place import settled
 from physicsml_ase.train.resumable import Interrupted, Resumable, StoppedAtOnce, read_training
 from physicsml_ase.train.schedule import Budget
 from physicsml_ase.train.settings import RunConfig
@@ -158,6 +159,7 @@ def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
         keys = {label.name: label.key for label in datamodule.labels}
         tell(datamodule.sources, datamodule.domain.cutoff, keys)
     potential = make_potential(config, datamodule, saved, begin.potential)
+    config = settled(config, potential, datamodule)
     step_by = how_to_step(config, potential)
     if config.trainer.precision == 32 and step_by != "kernel":
         keep_constants(potential, datamodule)
