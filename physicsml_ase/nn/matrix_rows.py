@@ -14,12 +14,14 @@ from torch import Tensor
 from physicsml_ase.graph import Graph
 from physicsml_ase.nn.matrices import PARTS, SIZES
 from physicsml_ase.nn.pair_rows import PairRows
+from physicsml_ase.nn.transposes import apart, in_memory
 
 
 class Ends(NamedTuple):
     """Where sums look."""
 
     rows: PairRows
+    neighbor: Tensor  # (S,) atom of each slot
     pair: Tensor  # (S,) pair of each slot; in padding P, of which everything is zero
     i: Tensor  # (P - 1,) atoms of each pair
     j: Tensor  # (P - 1,)
@@ -33,7 +35,7 @@ def ends(graph: Graph, rows: PairRows) -> Ends:
     pair = rows.pair
     if not rows.full():
         pair = torch.full_like(pair, rows.edge.shape[0] + 1).index_copy(0, rows.slots.slot, rows.pair_of_edge)
-    return Ends(rows, pair, i, j, rows.weights(), graph.atomic_numbers.shape[0])
+    return Ends(rows, apart(rows.neighbor), apart(pair), i, j, rows.weights(), graph.atomic_numbers.shape[0])
 
 
 def row_messages(factors: Tensor, x: Tensor, where: Ends) -> Tensor:
@@ -61,11 +63,12 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, f: Tensor, x: Tensor, where: Ends) -> Tensor:
         ctx.where = where
+        f, x = in_memory(f), in_memory(x)
         ctx.save_for_backward(f, x)
         rows = where.rows
         if not rows.full():
             f = torch.cat([f, torch.zeros_like(f[:1])])
-        sent = x.index_select(0, rows.neighbor).split(SIZES, dim=1)
+        sent = x.index_select(0, where.neighbor).split(SIZES, dim=1)
         of_slots = f.index_select(0, where.pair)  # (S, 3, F)
         parts = [s * of_slots[:, k : k + 1] for k, s in enumerate(sent)]
         sums = [part.unflatten(0, (-1, rows.slots.width)).sum(1) for part in parts]
@@ -88,6 +91,7 @@ class _Correlate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, x: Tensor, where: Ends) -> Tensor:
         ctx.where = where
+        y, x = in_memory(y), in_memory(x)
         ctx.save_for_backward(y, x)
         i, j = where.i, where.j
         product = y.index_select(0, i) * x.index_select(0, j) + y.index_select(0, j) * x.index_select(0, i)

@@ -14,7 +14,7 @@ from physicsml_ase.graph import Graph
 from physicsml_ase.nn.blocks import Blocks
 from physicsml_ase.nn.pairs import make_pairs
 from physicsml_ase.nn.slots import Slots, make_slots
-from physicsml_ase.nn.transposes import linear_map
+from physicsml_ase.nn.transposes import apart, in_memory, linear_map
 
 
 class PairRows(NamedTuple):
@@ -41,7 +41,7 @@ class PairRows(NamedTuple):
             both = (g.index_select(0, one) + g.index_select(0, other)) * weight.to(g.dtype)[:, None]
             return torch.cat([both, torch.zeros_like(both[:1])])
 
-        return linear_map(pairs, lambda x: x.index_select(0, self.pair), transpose)
+        return linear_map(in_memory(pairs), lambda x: x.index_select(0, self.pair), transpose)
 
     def of_neighbors(self, x: Tensor) -> Tensor:
         """Values of the neighbour in each slot, (N, F) -> (S, F), which in padding must count for nothing."""
@@ -52,10 +52,10 @@ class PairRows(NamedTuple):
         def transpose(
             g: Tensor,
         ) -> Tensor:  # slots that hold an atom as neighbour are the reverse ones of its own
-            back = g.index_select(0, self.slots.reverse).unflatten(0, (-1, width))
+            back = in_memory(g).index_select(0, apart(self.slots.reverse)).unflatten(0, (-1, width))
             return self.slots.per_atom(back.sum(1), num_atoms)
 
-        return linear_map(x, lambda x: x.index_select(0, self.neighbor), transpose)
+        return linear_map(in_memory(x), lambda x: x.index_select(0, self.neighbor), transpose)
 
     def _slots_of_pairs(self) -> tuple[Tensor, Tensor, Tensor]:
         """Slots of both edges of each pair but the last, and what each counts."""

@@ -1,15 +1,20 @@
 """The compiled step of models whose energy is differentiated by autograd gives what the plain one gives."""
 
+import functools
+from typing import cast
+
 import pytest
+import test_contract as contract
 import torch
 from conftest import structures
 from test_contract import make
 
 from physicsml_ase.atoms import to_graph
-from physicsml_ase.backends.choose import choose
+from physicsml_ase.backends.choose import Engine, choose
 from physicsml_ase.backends.derived import of_pairs
 from physicsml_ase.backends.rows import make_rows
-from physicsml_ase.graph import collate
+from physicsml_ase.graph import Graph, collate
+from physicsml_ase.potential import Potential
 
 COMPILED = ("nequip", "allegro", "mace", "tensor_net")
 
@@ -24,20 +29,64 @@ def test_pairs_of_rows() -> None:
     assert pair.max() < len(first)
 
 
+class Through:
+    """What the contract asks of a potential, answered by an engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def __call__(self, graph: Graph, derivatives: bool = True) -> dict[str, torch.Tensor]:
+        return self.engine(graph)
+
+    def train(self, mode: bool) -> None:
+        """It is not trained."""
+        assert not mode
+
+
+@functools.cache
+def compiled(name: str) -> Engine:
+    """Compiled once for all tests, which takes minutes on a single core."""
+    return choose("compile", make(name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gaunt_ace", *COMPILED])
+def test_contract_when_compiled(name: str) -> None:
+    engine = compiled(name)
+    through = cast(Potential, Through(engine))
+    for kind in contract.KINDS:
+        contract.test_turns_with_the_structure(through, kind, proper=False)
+        contract.test_nothing_depends_on_origin_or_wrapping(through, kind)
+        contract.test_order_of_atoms_does_not_matter(through, kind)
+        if kind in ("molecule", "triclinic", "slab", "tiny"):
+            contract.test_forces_are_the_gradient(through, kind)
+    for kind in contract.PERIODIC:
+        contract.test_stress_is_the_strain_derivative(through, kind)
+    for kind in ("molecule", "slab_without_c", "lone_atom"):
+        contract.test_no_stress_without_a_volume(through, kind)
+    contract.test_equivalent_cells_agree(through)
+    contract.test_a_batch_is_its_singles(through, training=False)
+    contract.test_a_supercell_is_its_cell(through, "tiny")
+    contract.test_energies_of_far_atoms_add(through)
+    contract.test_smooth_at_the_cutoff(through)
+    contract.test_smooth_at_symmetric_sites(through)
+    assert engine.name == "compile"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMPILED)
 @pytest.mark.parametrize("backend", ["compile", "aoti"])
 def test_compiled_is_plain(name: str, backend: str) -> None:
-    attrs = {"attrs": ("temperature",), "attr_shifts": (300.0,), "attr_scales": (100.0,)}
-    potential = make(name, **(attrs if backend == "compile" else {}))
-    engine = choose(backend, potential)
-    kinds = structures()
+    if backend == "compile":
+        engine = compiled(name)
+    else:
+        attrs = {"attrs": ("temperature",), "attr_shifts": (300.0,), "attr_scales": (100.0,)}
+        engine = choose(backend, make(name, **attrs))
+    potential, kinds = engine.potential, structures()
     for atoms in kinds.values():
         atoms.info["temperature"] = 350.0
     graphs = {k: to_graph(a, 4.0, attrs=potential.domain.attrs) for k, a in kinds.items()}
     graphs["batch"] = collate([graphs["molecule"], graphs["crystal"]])
-    if backend == "compile":  # which may compile again for sizes that are equal by chance
-        graphs = {k: graphs[k] for k in ("triclinic", "batch")}
     for graph in graphs.values():
         plain, fast = potential(graph), engine(graph)
         for key, value in plain.items():
