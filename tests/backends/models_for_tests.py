@@ -1,10 +1,13 @@
 """Small models with random weights, and structures to compute with them."""
 
+import functools
+
 import torch
 from conftest import DOMAIN, structures
 
 import physicsml_ase.models  # noqa: F401  registers the architectures
 from physicsml_ase.atoms import to_graph
+from physicsml_ase.calculator import PhysicsMLCalculator
 from physicsml_ase.config import MODELS, validate
 from physicsml_ase.conventions import PROPERTIES, Label
 from physicsml_ase.domain import Domain
@@ -12,6 +15,8 @@ from physicsml_ase.graph import Graph, collate
 from physicsml_ase.potential import Potential
 
 CUTOFF = DOMAIN.cutoff
+on_cpu = functools.partial(PhysicsMLCalculator, device="cpu")
+"""The calculator, of CPUs also where there is a GPU."""
 ENERGY = ("energy", "forces", "stress")
 SMALL = {"channels": 8, "num_radial": 4, "hidden": 6}
 WALL = {"Cu-Cu": 2.9, "Au-Cu": 2.9, "Au-Au": 2.9, "C-H": 1.3, "H-H": 1.9, "C-O": 1.6}

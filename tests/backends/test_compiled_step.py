@@ -13,7 +13,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 from conftest import alloy, rattled, structures
-from models_for_tests import CUTOFF, DOMAIN, ENERGY, WALL, graphs, make, same
+from models_for_tests import CUTOFF, DOMAIN, ENERGY, WALL, graphs, make, on_cpu, same
 
 from physicsml_ase.atoms import to_graph
 from physicsml_ase.backends import choose as chooser
@@ -123,7 +123,7 @@ def test_no_recompilation(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_torch_compile() -> None:
     potential = make((*ENERGY, "dipole"), channels=16)
-    calc, plain = (PhysicsMLCalculator(potential, backend=name) for name in ("compile", "eager"))
+    calc, plain = (on_cpu(potential, backend=name) for name in ("compile", "eager"))
     assert calc.backend == "compile"
     torch._dynamo.utils.counters.clear()
     for kind in ("crystal", "molecule", "slab", "triclinic", "lone_atom"):
@@ -142,27 +142,27 @@ def test_torch_compile() -> None:
 
 def test_unknown_names() -> None:
     with pytest.raises(InputError, match=r"backend 'kernl' is not known: did you mean 'kernel'\?"):
-        PhysicsMLCalculator(make(), backend="kernl")
+        on_cpu(make(), backend="kernl")
     with pytest.raises(InputError, match="known: auto, eager, compile, aoti, kernel"):
         choose("x", make())
     with pytest.raises(InputError, match="threads is 0"):
-        PhysicsMLCalculator(make(), threads=0)
+        on_cpu(make(), threads=0)
 
 
 @pytest.mark.parametrize("name", ["compile", "aoti", "kernel"])
 def test_what_needs_autograd_is_refused(name: str) -> None:
     potential = make(name="painn")
-    assert PhysicsMLCalculator(potential).backend == "eager"
+    assert on_cpu(potential).backend == "eager"
     with pytest.raises(InputError, match=f"^backend {name}: ") as error:
-        PhysicsMLCalculator(potential, backend=name)
+        on_cpu(potential, backend=name)
     assert "\n" not in str(error.value)
 
 
 def test_the_kernel_does_not_read_heads() -> None:
     potential = make((*ENERGY, "charges"))
-    assert PhysicsMLCalculator(potential).backend == "eager"
+    assert on_cpu(potential).backend == "eager"
     with pytest.raises(InputError, match="backend kernel: it does not compute charges"):
-        PhysicsMLCalculator(potential, backend="kernel")
+        on_cpu(potential, backend="kernel")
 
 
 def off(potential: Potential, name: str, by: float) -> chooser.Backend:
@@ -222,10 +222,10 @@ def test_rounding_is_no_difference() -> None:
 def test_the_choice_is_told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chooser, "not_native", lambda potential: "there is no compiler")
     with caplog.at_level(logging.INFO, "physicsml_ase"):
-        assert PhysicsMLCalculator(make()).backend == "eager"
+        assert on_cpu(make()).backend == "eager"
     assert "backend: eager" in caplog.text
     with pytest.raises(InputError, match="backend kernel: there is no compiler"):
-        PhysicsMLCalculator(make(), backend="kernel")
+        on_cpu(make(), backend="kernel")
 
 
 # --- behind the calculator
@@ -239,7 +239,7 @@ def calculator(
         pytest.skip(reason)
     step = Step(potential)
     monkeypatch.setattr(chooser, "compiled_function", lambda potential: lambda inputs: step(*inputs))
-    calc = PhysicsMLCalculator(potential, backend=backend, **settings)
+    calc = on_cpu(potential, backend=backend, **settings)
     assert calc.backend == backend
     return calc
 
@@ -270,7 +270,7 @@ def test_every_step_equals_a_new_calculator(backend: str, monkeypatch: pytest.Mo
             if step == 5:
                 atoms.wrap()
             atoms.get_potential_energy()
-            fresh = PhysicsMLCalculator(potential, skin=0, backend="eager")
+            fresh = on_cpu(potential, skin=0, backend="eager")
             fresh.calculate(atoms)
             assert calc.results.keys() == fresh.results.keys()
             for name, value in fresh.results.items():
@@ -283,7 +283,7 @@ def test_every_step_equals_a_new_calculator(backend: str, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("backend", ["compile", "kernel"])
 def test_predict(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     potential = make(channels=16)
-    calc, plain = calculator(backend, monkeypatch, potential), PhysicsMLCalculator(potential, backend="eager")
+    calc, plain = calculator(backend, monkeypatch, potential), on_cpu(potential, backend="eager")
     frames = list(structures().values())
     for fast, slow in zip(calc.predict(frames), plain.predict(frames), strict=True):
         assert fast.keys() == slow.keys()
@@ -361,6 +361,6 @@ def test_checked_on_the_frames_of_the_checkpoint(tmp_path, monkeypatch: pytest.M
     seen = []
     wrong = off(potential, "forces", 0.1)
     monkeypatch.setattr(chooser, "OnRows", lambda *a: lambda graph: seen.append(1) or wrong(graph))
-    calc = PhysicsMLCalculator(tmp_path / "model.ckpt", backend="compile")
+    calc = on_cpu(tmp_path / "model.ckpt", backend="compile")
     assert calc.backend == "eager"
     assert seen

@@ -12,12 +12,11 @@ import pytest
 import torch
 from command_line import error_of, run
 from conftest import structures
-from models_for_tests import CUTOFF, DOMAIN, ENERGY, WALL, make
+from models_for_tests import CUTOFF, DOMAIN, ENERGY, WALL, make, on_cpu
 
 from physicsml_ase.atoms import to_graph
 from physicsml_ase.backends import package as packages
 from physicsml_ase.backends.package import export_package, package_potential, read_package, unfit
-from physicsml_ase.calculator import PhysicsMLCalculator
 from physicsml_ase.checkpoint import read_checkpoint, save_potential
 from physicsml_ase.conventions import InputError
 
@@ -60,16 +59,16 @@ def test_what_does_not_fit(
     if changes.get("device") == "cuda" and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     path = without_code(ckpt, **changes)
-    calc = PhysicsMLCalculator(path)
+    calc = on_cpu(path)
     assert calc.backend == "eager"
     assert words in caplog.text
-    plain = PhysicsMLCalculator(ckpt, backend="eager")
+    plain = on_cpu(ckpt, backend="eager")
     for atoms in (structures()["crystal"], structures()["slab"]):
         calc.calculate(atoms)
         plain.calculate(atoms)
         assert calc.results["energy"] == plain.results["energy"]
     with pytest.raises(InputError, match=words) as error:
-        PhysicsMLCalculator(path, backend="aoti")
+        on_cpu(path, backend="aoti")
     assert "\n" not in str(error.value)
     assert str(path) in str(error.value)
 
@@ -82,8 +81,8 @@ def test_more_capable_processors_fit(ckpt: Path) -> None:
 def test_another_number_type(ckpt: Path) -> None:
     path = without_code(ckpt)
     with pytest.raises(InputError, match="compiled for dtype float32, and here it is float64"):
-        PhysicsMLCalculator(path, dtype="float64", backend="aoti")
-    assert PhysicsMLCalculator(path, dtype="float64").potential.dtype == torch.float64
+        on_cpu(path, dtype="float64", backend="aoti")
+    assert on_cpu(path, dtype="float64").potential.dtype == torch.float64
 
 
 def test_files_that_are_no_packages(tmp_path: Path, ckpt: Path) -> None:
@@ -96,11 +95,11 @@ def test_files_that_are_no_packages(tmp_path: Path, ckpt: Path) -> None:
     for name in ("text", "other", "renamed", "cut", "none"):
         path = tmp_path / f"{name}.pt2"
         with pytest.raises(InputError, match=r"no such package|is not a package") as error:
-            PhysicsMLCalculator(path)
+            on_cpu(path)
         assert str(path) in str(error.value)
         assert "\n" not in str(error.value)
     with pytest.raises(InputError, match="newer than this one"):
-        PhysicsMLCalculator(without_code(ckpt, format_version=99, version="9.0"))
+        on_cpu(without_code(ckpt, format_version=99, version="9.0"))
 
 
 def test_what_is_not_exported(tmp_path: Path) -> None:
@@ -155,7 +154,7 @@ def test_there_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     backend, heavy, results = json.loads(told.stdout)
     assert backend == "aoti"
     assert heavy == []
-    plain = PhysicsMLCalculator("model.ckpt", backend="eager")
+    plain = on_cpu("model.ckpt", backend="eager")
     for atoms, found in zip(frames, results, strict=True):
         plain.calculate(atoms)
         assert found.keys() == plain.results.keys()
@@ -195,10 +194,10 @@ def test_a_checkpoint_is_compiled_once(tmp_path: Path, monkeypatch: pytest.Monke
         packages, "export_package", lambda *given: compiled.append(1) or export_package(*given)
     )
     for _ in range(2):
-        calc = PhysicsMLCalculator(make(), backend="aoti")
+        calc = on_cpu(make(), backend="aoti")
         assert calc.backend == "aoti"
     calc.calculate(structures()["slab"])
-    plain = PhysicsMLCalculator(make(), backend="eager")
+    plain = on_cpu(make(), backend="eager")
     plain.calculate(structures()["slab"])
     np.testing.assert_allclose(calc.results["forces"], plain.results["forces"], atol=1e-5)
     assert compiled == [1]
