@@ -129,7 +129,9 @@ def compiled_function(potential: Potential) -> Function:
         plain = exported(potential).module()
     else:  # what is exported has been taken apart further than the compiler wants it
         plain, example = traced_step(potential, example, Step(potential).close)
-    module = torch.compile(plain, dynamic=True, fullgraph=True)
+    on_cpu = potential.references.table.device.type == "cpu"
+    options = {"cpp_wrapper": True} if on_cpu else None  # one file of C++ compiles in half the time of many
+    module = torch.compile(plain, dynamic=True, fullgraph=True, options=options)
     waiting = [example]  # compiled for sizes that are equal by chance it would be for no others
 
     def function(inputs: list[Tensor]) -> Sequence[Tensor]:

@@ -42,7 +42,10 @@ class CompiledPotential:
         self.given_up = not getattr(potential.model, "compiles", True)
         """Whether the compiled code was found to be wrong, or the model has none, and the plain code is used."""
         if self.given_up:
-            log.info("the training step of %s is not compiled", potential.config.name)
+            log.warning(
+                "compile: training steps of %s are not compiled: they go on as they are",
+                potential.config.name,
+            )
         self._function: Compiled | None = None
         self._names: list[str] = []
         self._core: Callable[..., Any] | None = None

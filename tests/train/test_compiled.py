@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import structures
+from test_contract import make
 
 import physicsml_ase.models  # noqa: F401
 from physicsml_ase.atoms import to_graph
@@ -49,6 +50,23 @@ def test_same_losses_and_gradients(backend: str) -> None:
             torch.testing.assert_close(fast[name], value, rtol=1e-9, atol=1e-10, equal_nan=True)
         for a, b in zip(gradients(potential, plain), gradients(potential, fast), strict=True):
             torch.testing.assert_close(b, a, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mace", "tensor_net", "nequip", "allegro"])
+def test_models_that_take_rows(name: str) -> None:
+    """Of whatever lengths, with padding and with atoms that have several."""
+    potential = make(name).train()
+    potential.wall = None  # what is within it is not computed by compiled code
+    compiled = CompiledPotential(potential, {"backend": "aot_eager"})
+    for kinds in (KINDS[:3], KINDS[2:], ("crystal", "triclinic", "slab")):
+        graph = batch(*kinds)
+        plain, fast = potential(graph), compiled(graph)
+        for key, value in plain.items():
+            torch.testing.assert_close(fast[key], value, rtol=1e-9, atol=1e-9, equal_nan=True)
+        for a, b in zip(gradients(potential, plain), gradients(potential, fast), strict=True):
+            torch.testing.assert_close(b, a, rtol=1e-7, atol=1e-8)
+    assert not compiled.given_up
 
 
 def test_wrong_code_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
