@@ -51,9 +51,10 @@ class PhysicsMLCalculator(Calculator):
 
     `backend` says how the model is computed: "eager" is plain PyTorch, "compile" torch.compile (half a minute
     at the start), "aoti" an exported package (a checkpoint is compiled once and kept under ~/.cache), "kernel"
-    our own code for CPUs, "auto" the fastest of these that needs no wait. Each is compared with eager on the
-    structures stored in the checkpoint, or the first one calculated, and not used where it differs by more
-    than rounding. `threads` is for the kernel; torch's own number of threads is never changed here.
+    our own code for CPUs, "cuda_graph" a step that a GPU replays, "auto" the fastest of these that needs no
+    wait. Each is compared with eager on the structures stored in the checkpoint, or the first one calculated,
+    and not used where it differs by more than rounding. `threads` is for the kernel; torch's own number of
+    threads is never changed here.
 
     `on_extrapolation` says what to do with structures that are unlike the training data: "warn" once of each kind,
     "raise" `ExtrapolationError`, "record" them in the ASE database `record` as well, or "ignore" them. In MD all is
@@ -121,7 +122,7 @@ class PhysicsMLCalculator(Calculator):
 
     @property
     def backend(self) -> str:
-        """The backend in use: "eager", "compile", "aoti" or "kernel"."""
+        """The backend in use: "eager", "compile", "aoti", "kernel" or "cuda_graph"."""
         return self._engine.name
 
     def _new_engine(self, stored: bool = False) -> Engine | Committee:
