@@ -124,15 +124,15 @@ def exported(potential: Potential) -> ExportedProgram:
 
 def compiled_function(potential: Potential) -> Function:
     """The step by torch.compile, which compiles at the first call, half a minute, and for later sizes as well."""
-    example = examples(potential)
+    waiting: list[list[Tensor]] = []
     if potential.explicit:
         plain = exported(potential).module()
     else:  # what is exported has been taken apart further than the compiler wants it
-        plain, example = traced_step(potential, example, Step(potential).close)
+        plain, example = traced_step(potential, examples(potential), Step(potential).close)
+        waiting.append(example)  # compiled first for sizes that are equal by chance it would be for no others
     on_cpu = potential.references.table.device.type == "cpu"
     options = {"cpp_wrapper": True} if on_cpu else None  # one file of C++ compiles in half the time of many
     module = torch.compile(plain, dynamic=True, fullgraph=True, options=options)
-    waiting = [example]  # compiled for sizes that are equal by chance it would be for no others
 
     def function(inputs: list[Tensor]) -> Sequence[Tensor]:
         """As `Step.forward`; raises `InputError` where the compiler fails."""

@@ -105,7 +105,7 @@ def test_no_recompilation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where numbers of atoms, rows and neighbours agree by chance."""
     compilations = []
 
-    def counting(module: torch.fx.GraphModule, example_inputs: object) -> object:
+    def counting(module: torch.fx.GraphModule, example_inputs: object, **options: object) -> object:
         compilations.append(module)
         return module
 
