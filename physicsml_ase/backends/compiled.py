@@ -7,6 +7,7 @@ J slots (`rows`), S structures, C channels.
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -131,7 +132,8 @@ def compiled_function(potential: Potential) -> Function:
         plain, example = traced_step(potential, examples(potential), Step(potential).close)
         waiting.append(example)  # compiled first for sizes that are equal by chance it would be for no others
     on_cpu = potential.references.table.device.type == "cpu"
-    options = {"cpp_wrapper": True} if on_cpu else None  # one file of C++ compiles in half the time of many
+    # one file of C++ compiles in half the time of many
+    options: dict[str, Any] | None = {"cpp_wrapper": True} if on_cpu else None
     module = torch.compile(plain, dynamic=True, fullgraph=True, options=options)
 
     def function(inputs: list[Tensor]) -> Sequence[Tensor]:

@@ -1,7 +1,8 @@
 """The step of models whose energy autograd differentiates, as one plain function: traced with its derivative.
 
-For models that take rows of pairs (`takes_rows`, `nn.pair_rows`). Shapes: N atoms, rows of J slots (`rows`), P pairs,
-of which the last is that of an atom and itself.
+For models that take rows of pairs (`takes_rows`, `nn.pair_rows`), and those to which slots are edges like others
+(`takes_slots`: nothing waits for values, and edges beyond the cut-off count for nothing). Shapes: N atoms, rows of J
+slots (`rows`), P pairs, of which the last is that of an atom and itself.
 """
 
 from collections.abc import Callable, Sequence
@@ -51,7 +52,7 @@ def derived_step(potential: Potential, close: Close) -> Callable[..., tuple[Tens
     After the attributes, of which there may be none, come those of `of_pairs` and of `of_elements`.
     """
     model, dtype, scale = potential.model, potential.dtype, potential.domain.energy_scale
-    tiled = getattr(model, "tiled", None)
+    tiled, by_rows = getattr(model, "tiled", None), getattr(model, "takes_rows", False)
 
     def step(
         positions: Tensor, shift: Tensor, neighbor: Tensor, reverse: Tensor, numbers: Tensor, *rest: Tensor
@@ -74,7 +75,7 @@ def derived_step(potential: Potential, close: Close) -> Callable[..., tuple[Tens
         graph = _graph(numbers, positions, torch.stack([i, j]), swapped, inputs)
         with torch.enable_grad():
             r_ij = r.reshape(-1, 3).to(dtype).detach().requires_grad_()
-            features = model(graph, r_ij, rows)
+            features = model(graph, r_ij, rows) if by_rows else model(graph, r_ij)
             energy = features.node_energy
             if potential.energy_head is not None:
                 energy = potential.energy_head(features.node_scalars)[:, 0]

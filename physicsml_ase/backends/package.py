@@ -104,7 +104,10 @@ def export_package(potential: Potential, path: Path, contents: Mapping[str, Any]
 def not_compilable(potential: Potential) -> str | None:
     """Why a potential's step can not be compiled, None where it can."""
     name = potential.config.name
-    if not (potential.explicit or getattr(potential.model, "takes_rows", False)):
+    model = potential.model
+    if not (
+        potential.explicit or getattr(model, "takes_rows", False) or getattr(model, "takes_slots", False)
+    ):
         return (
             f"{name} gets its forces by automatic differentiation, which is not compiled: use backend='eager'"
         )

@@ -32,7 +32,10 @@ Structure = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
 Dtype = Annotated[str | None, typer.Option(help="float32 or float64. [default: the checkpoint's]")]
 Backend = Annotated[
-    str, typer.Option(help="auto, eager, compile, aoti, kernel, cuda_graph: what computes the model.", metavar="NAME")
+    str,
+    typer.Option(
+        help="auto, eager, compile, aoti, kernel, cuda_graph: what computes the model.", metavar="NAME"
+    ),
 ]
 Threads = Annotated[
     int,

@@ -98,6 +98,8 @@ class Layer(nn.Module):
 class EGNN(nn.Module):
     """Scalars of each atom, and as its vectors how far it moved in each layer."""
 
+    takes_slots = True
+
     def __init__(self, config: EGNNConfig, domain: Domain) -> None:
         super().__init__()
         f = config.hidden_dim

@@ -72,6 +72,8 @@ class Update(nn.Module):
 class PaiNN(nn.Module):
     """Scalars and vectors of each atom from its neighbourhood."""
 
+    takes_slots = True
+
     def __init__(self, config: PaiNNConfig, domain: Domain) -> None:
         super().__init__()
         f, k = config.channels, config.num_radial

@@ -16,7 +16,7 @@ from physicsml_ase.backends.rows import make_rows
 from physicsml_ase.graph import Graph, collate
 from physicsml_ase.potential import Potential
 
-COMPILED = ("nequip", "allegro", "mace", "tensor_net")
+COMPILED = ("nequip", "allegro", "mace", "tensor_net", "painn", "egnn")
 
 
 def test_pairs_of_rows() -> None:
