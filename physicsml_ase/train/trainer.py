@@ -54,6 +54,8 @@ def build_trainer(
     callbacks += extra_callbacks
     if any(isinstance(callback, Checkpoint) for callback in callbacks):
         saves = True  # Lightning refuses such callbacks otherwise
+    # to a file: on the screen it would be one of Lightning's messages, which the command line keeps silent
+    measured = {"dirpath": folder, "filename": "profile"}
     plugins = _build_all(PLUGINS, config.plugins, f"{where}.plugins", {})
     own |= {
         "default_root_dir": str(folder),
@@ -61,7 +63,7 @@ def build_trainer(
         "enable_checkpointing": saves,
         "logger": None if config.barebones else _loggers(config, logger, folder, where),
         "strategy": _strategy(config, where),
-        "profiler": _build_one(PROFILERS, config.profiler, f"{where}.profiler", {"dirpath": folder}),
+        "profiler": _build_one(PROFILERS, config.profiler, f"{where}.profiler", measured),
         "plugins": plugins or None,
     }
     try:

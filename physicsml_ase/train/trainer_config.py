@@ -162,7 +162,8 @@ class TrainerConfig:
     use_distributed_sampler: bool = True
     """Let Lightning share the batches among processes where the dataloader does not do so itself."""
     profiler: ProfilerEntry | None = None
-    """Measure where time goes: simple, advanced, pytorch, or {name, config}."""
+    """Measure where time goes, told in the run's folder (fit-profile.txt): simple, advanced, pytorch, or {name,
+    config}."""
     detect_anomaly: bool = False
     """Find the operation that made a NaN in the backward pass; slow."""
     barebones: bool = False

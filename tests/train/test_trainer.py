@@ -189,7 +189,9 @@ def test_loggers_whose_package_is_missing(tmp_path: Path, name: str, module: str
 
 
 def test_profilers(tmp_path: Path) -> None:
-    assert isinstance(build(tmp_path, profiler="simple").profiler, SimpleProfiler)
+    simple = build(tmp_path, profiler="simple").profiler
+    assert isinstance(simple, SimpleProfiler)
+    assert (simple.dirpath, simple.filename) == (tmp_path, "profile")  # else it would be lost on the screen
     profiler = build(tmp_path, profiler={"name": "SimpleProfiler", "config": {"filename": "times"}}).profiler
     assert profiler.dirpath == tmp_path
     assert {"simple", "advanced", "pytorch", "AdvancedProfiler"} <= set(PROFILERS.classes)
