@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from physicsml_ase.atoms import build_graph
-from physicsml_ase.backends.compiled import OnRows, compiled_function
+from physicsml_ase.backends.compiled import Function, OnRows, compiled_function
 from physicsml_ase.backends.graphed import Graphed, plain_function
 from physicsml_ase.backends.native import OnKernel, not_native
 from physicsml_ase.backends.package import (
@@ -137,13 +137,20 @@ def _make(name: str, potential: Potential, package: Package | None, threads: int
     if (reason := not_compilable(potential)) is not None:
         raise InputError(f"backend {name}: {reason}")
     if name == "cuda_graph":
-        return OnRows(potential, Graphed(plain_function(potential)))
+        return OnRows(potential, recorded(potential, plain_function(potential)))
     if name == "compile":
         function = compiled_function(potential)
-        return OnRows(potential, Graphed(function) if device.type == "cuda" else function)
+        if device.type == "cuda":
+            function = recorded(potential, function)
+        return OnRows(potential, function)
     if package is not None and (reason := unfit(package, potential)) is not None:
         raise InputError(f"{package.path}: {reason}")
     return OnRows(potential, package_function(package or cached_package(potential)))
+
+
+def recorded(potential: Potential, function: Function) -> Graphed:
+    """A step that a GPU replays."""
+    return Graphed(function, ROUNDING[potential.dtype], potential.domain.energy_scale)
 
 
 def _fastest(potential: Potential, package: Package | None, threads: int | None) -> tuple[str, Backend]:

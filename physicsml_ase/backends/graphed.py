@@ -7,6 +7,7 @@ one neighbour list after the other, whose sizes are rounded up on a GPU (`rows`)
 
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -44,14 +45,17 @@ class Recorded(NamedTuple):
 class Graphed:
     """`function`, replayed where inputs have the sizes of the last ones, and else computed as it is.
 
-    What is computed once only, as one batch after another of unlike structures, is never recorded.
+    What is computed once only, as one batch after another of unlike structures, is never recorded. The first replay
+    of what was recorded is compared with the function itself: they may differ by `rounding` of the largest value, or
+    of `scale` where all are smaller.
     """
 
-    def __init__(self, function: Function) -> None:
-        self._function = function
+    def __init__(self, function: Function, rounding: float, scale: float) -> None:
+        self._function, self._rounding, self._scale = function, rounding, scale
         self._sizes: list[torch.Size] = []  # of the last inputs
         self._recorded: Recorded | None = None
         self._given: list[Tensor] = []  # what is in the recorded step's inputs
+        self._checked = False
         self._refused = False
 
     def __call__(self, inputs: list[Tensor]) -> Sequence[Tensor]:
@@ -60,20 +64,42 @@ class Graphed:
         again, self._sizes = sizes == self._sizes, sizes
         if not again:
             self._recorded = None  # gives its memory back
-        with torch.no_grad(), torch.cuda.device(inputs[0].device):
-            if not again or self._refused:
-                return self._function(inputs)
+        with torch.no_grad(), _on(inputs[0].device):
+            if again and self._recorded is None and not self._refused:
+                self._recorded, self._given, self._checked = self._record(inputs), inputs, False
+                self._refused = self._recorded is None
             if self._recorded is None:
-                self._recorded = self._record(inputs)
-            if self._recorded is None:
                 return self._function(inputs)
-            graph, kept, outputs = self._recorded
-            for there, new, old in zip(kept, inputs, self._given, strict=True):
-                if new is not old:
-                    there.copy_(new)
-            self._given = inputs
-            graph.replay()
-            return [x.clone() for x in outputs]
+            return self._replayed(inputs, *self._recorded)
+
+    def _replayed(
+        self, inputs: list[Tensor], graph: torch.cuda.CUDAGraph, kept: list[Tensor], outputs: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
+        moved = False
+        for there, new, old in zip(kept, inputs, self._given, strict=True):
+            if new is not old:
+                there.copy_(new)
+                moved = True
+        self._given = inputs
+        graph.replay()
+        found = [x.clone() for x in outputs]
+        if moved and not self._checked:
+            self._checked = True
+            plain = self._function(inputs)
+            if not all(map(self._equal, found, plain)):
+                log.warning(
+                    "the recorded step gives other results than the plain one: it is launched in parts"
+                )
+                self._recorded, self._refused = None, True
+                return plain
+        return found
+
+    def _equal(self, a: Tensor, b: Tensor) -> bool:
+        if a.dtype == torch.bool:
+            return bool((a == b).all())
+        return not a.numel() or bool(
+            (a - b).abs().max() <= self._rounding * b.abs().max().clamp_min(self._scale)
+        )
 
     def _record(self, inputs: list[Tensor]) -> Recorded | None:
         kept = [x.clone() for x in inputs]
@@ -88,8 +114,10 @@ class Graphed:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 outputs = self._function(kept)
         except RuntimeError as error:
-            self._refused = True
             log.warning("the step can not be recorded (%s), and is launched in parts", in_a_line(error))
             return None
-        self._given = inputs
         return Recorded(graph, kept, outputs)
+
+
+def _on(device: torch.device) -> AbstractContextManager[object]:
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

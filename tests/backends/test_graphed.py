@@ -1,5 +1,9 @@
 """A step that is recorded must never wait for the GPU, which can be seen without one; for the rest see test_gpu."""
 
+import sys
+from collections.abc import Iterator
+
+import numpy as np
 import pytest
 import torch
 from ase.build import bulk
@@ -10,11 +14,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from physicsml_ase.atoms import to_graph
 from physicsml_ase.backends.choose import choose
 from physicsml_ase.backends.compiled import OnRows
-from physicsml_ase.backends.graphed import plain_function
+from physicsml_ase.backends.graphed import Graphed, Recorded, plain_function
+from physicsml_ase.backends.moving import MovingGraph
 from physicsml_ase.backends.package import not_compilable
 from physicsml_ase.config import MODELS
 from physicsml_ase.conventions import InputError
-from physicsml_ase.graph import collate
+from physicsml_ase.graph import Graph, collate
+from physicsml_ase.potential import Potential
 
 WAITING = ("_local_scalar_dense", "nonzero", "unique", "masked_select", "bincount", "lift_fresh")
 RECORDED = [n for n in sorted(MODELS) if not_compilable(make(n)) is None]
@@ -78,3 +84,69 @@ def test_edges_beyond_the_cutoff_change_nothing(name: str) -> None:
 def test_it_is_for_gpus() -> None:
     with pytest.raises(InputError, match="backend cuda_graph: is for GPUs, and the model is on cpu"):
         choose("cuda_graph", make("gaunt_ace"))
+
+
+class Recorder(Graphed):
+    """Records as a GPU does: a replay computes what is in the kept inputs, into the same outputs."""
+
+    wrong = False
+
+    def _record(self, inputs: list[torch.Tensor]) -> Recorded:
+        kept, function, wrong = [x.clone() for x in inputs], self._function, self.wrong
+        outputs = [x.clone() for x in function(kept)]
+
+        class Replay:
+            replays = 0
+
+            def replay(self) -> None:
+                self.replays += 1
+                for there, x in zip(outputs, () if wrong else function(kept)):
+                    there.copy_(x)
+
+        return Recorded(Replay(), kept, outputs)
+
+
+def moved(name: str) -> Iterator[tuple[Potential, Graph, Graph]]:
+    """Structures on their way, through lists, cells, sizes and the wall; as graphs with a skin and without."""
+    potential, rng = make(name), np.random.default_rng(0)
+    for atoms in (structures()["triclinic"], structures()["crystal"], structures()["molecule"]):
+        moving = MovingGraph(potential.domain, 0.5, torch.device("cpu"))
+        for step in range(7):
+            atoms.positions += 0.03 * rng.normal(size=atoms.positions.shape)
+            if step == 3 and atoms.pbc.all():
+                atoms.set_cell(atoms.cell.array * 1.01, scale_atoms=True)
+            if step == 5:
+                atoms.positions[1] += 0.3 * (atoms.positions[0] - atoms.positions[1])
+            yield potential, moving.next(atoms, {}, sys.maxsize), to_graph(atoms, 4.0)
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_replay_is_of_the_present_structure(name: str) -> None:
+    recorder, rows, kept = None, None, []
+    for potential, graph, exact in moved(name):
+        recorder = recorder or Recorder(plain_function(potential), 1e-9, 1.0)
+        rows = rows or OnRows(potential, recorder)
+        expected, found = potential(exact), rows(graph)
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, rtol=1e-9, atol=1e-8, equal_nan=True)
+        kept.append((found, {key: value.clone() for key, value in found.items()}))
+    assert recorder is not None
+    assert recorder._checked
+    assert recorder._recorded is not None
+    assert recorder._recorded.graph.replays > 2
+    for found, copied in kept:  # which later steps did not write over
+        for key, value in copied.items():
+            torch.testing.assert_close(found[key], value, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_wrong_recording_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
+    potential, atoms = make("gaunt_ace"), structures()["triclinic"]
+    potential.wall = None
+    recorder = Recorder(plain_function(potential), 1e-9, 1.0)
+    recorder.wrong = True
+    rows, moving = OnRows(potential, recorder), MovingGraph(potential.domain, 1.0, torch.device("cpu"))
+    for _ in range(5):
+        atoms.positions[0, 0] += 0.01
+        found = rows(moving.next(atoms, {}, sys.maxsize))["forces"]
+        torch.testing.assert_close(found, potential(to_graph(atoms, 4.0))["forces"], rtol=1e-9, atol=1e-9)
+    assert caplog.text.count("gives other results than the plain one") == 1
