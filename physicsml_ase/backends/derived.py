@@ -20,21 +20,20 @@ from physicsml_ase.potential import Potential
 
 Close = Callable[[Tensor, Tensor, Tensor], Tensor]
 """From r (N, J, 3), atomic numbers (N,) and neighbours (N J,): whether the potential's wall is reached."""
-PAIRS_OF_GPU = 32
-"""On a GPU the number of pairs is rounded up to a multiple of this part of the slots'."""
+PARTS = 32
+"""Where sizes are rounded up, the number of pairs is a multiple of this part of that of slots."""
 TILES, PLACES = 37, 41
 """Sizes of tiles in what is traced."""
 
 
 def of_pairs(rows: Rows) -> list[Tensor]:
-    """A slot of each pair but the last (P - 1,), and the pair of each slot (N, J). On a GPU P is rounded up."""
+    """A slot of each pair but the last (P - 1,), and the pair of each slot (N, J). P may be rounded up."""
     reverse = rows.reverse.flatten()
     slots = torch.arange(reverse.shape[0], device=reverse.device)
     is_first = slots <= reverse
     rank, first = is_first.cumsum(0) - 1, is_first.nonzero()[:, 0]
-    if slots.is_cuda:  # pairs that no slot has, for a size that lasts
-        more = rounded(first.shape[0], max(slots.shape[0] // PAIRS_OF_GPU, 1)) - first.shape[0]
-        first = torch.cat([first, first[:1].expand(more)])
+    size = rounded(first.shape[0], max(slots.shape[0] // PARTS, 1), slots.device)
+    first = torch.cat([first, first[:1].expand(size - first.shape[0])])  # pairs that no slot has
     return [first, rank.index_select(0, torch.minimum(slots, reverse)).view_as(rows.reverse)]
 
 

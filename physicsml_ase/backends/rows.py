@@ -16,13 +16,14 @@ ALWAYS = 4096
 """Slots that are worth while however few of them are filled."""
 
 
-WIDTHS_OF_GPU = 4
-"""On a GPU rows are a multiple of it long: a recorded step serves until a size changes (`graphed`)."""
+ROUNDED, WIDTHS = {"cuda"}, 4
+"""Devices on which sizes are rounded up, so that a step that was recorded with one neighbour list (`graphed`) serves the
+next, and what rows are a multiple of there."""
 
 
-def rounded(size: int, step: int) -> int:
-    """The next multiple of a step."""
-    return -(-size // step) * step
+def rounded(size: int, step: int, device: torch.device) -> int:
+    """The next multiple of a step, where sizes are rounded up."""
+    return -(-size // step) * step if device.type in ROUNDED else size
 
 
 class Rows(NamedTuple):
@@ -39,8 +40,7 @@ def make_rows(graph: Graph, cutoff: float) -> Rows | None:
     n, num_edges, device = graph.atomic_numbers.shape[0], i.shape[0], i.device
     counts = torch.bincount(i, minlength=n)  # (N,)
     width = max(int(counts.max()), 2)  # compiled code takes no sizes of 1
-    if device.type == "cuda":
-        width = rounded(width, WIDTHS_OF_GPU)
+    width = rounded(width, WIDTHS, device)
     if n < 2 or n * width > max(PADDED * num_edges, ALWAYS):
         return None
     place = torch.arange(num_edges, device=device) - (counts.cumsum(0) - counts).index_select(0, i)
