@@ -17,7 +17,7 @@ ALWAYS = 4096
 
 
 ROUNDED, WIDTHS = {"cuda"}, 4
-"""Devices on which sizes are rounded up, so that a step that was recorded with one neighbour list (`graphed`) serves the
+"""Devices on which sizes are rounded up, so that a step recorded with one neighbour list (`graphed`) serves the
 next, and what rows are a multiple of there."""
 
 
