@@ -17,6 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from physicsml_ase.conventions import InputError
 from physicsml_ase.graph import Graph, collate, edge_vectors
 from physicsml_ase.potential import Potential, forces_and_stress
+from physicsml_ase.train.agreement import gradient_error
 from physicsml_ase.train.given_rows import row_tensors, rows_of, takes_rows, telling_rows
 
 log = logging.getLogger("physicsml_ase")
@@ -26,6 +27,8 @@ Compiled = Callable[[list[Tensor], list[Tensor], Tensor, list[Tensor]], list[Ten
 WORTH_SECONDS = 600.0
 """Runs of at least this length are compiled where that is left to us: it takes half a minute or more, and makes
 training one and a half times as fast."""
+GRADIENTS = {True: 1e-2, False: 1e-6}
+"""Relative difference of a weight's gradient, in float32 or not, at which compiled code is taken to be right."""
 
 
 def can_compile() -> bool:
@@ -89,25 +92,31 @@ class CompiledPotential:
             out = self.potential(graph)
         finally:
             model.core = None
-        if first and not self._agrees(graph, out):
-            self.given_up = True
-            return self(graph)
+        if first:
+            self.given_up = not self._agrees(graph, out)
+            return self(graph)  # the comparison has used up what leads to the gradients
         return out
 
     def _agrees(self, graph: Graph, compiled: Mapping[str, Tensor]) -> bool:
-        """Whether the compiled code says what the plain code says: compilers have bugs."""
-        tolerance = 1e-3 if self.potential.dtype == torch.float32 else 1e-8
-        for name, value in self.potential(graph).items():
+        """Whether the compiled code says what the plain code says, and so do its gradients: compilers have bugs."""
+        single = self.potential.dtype == torch.float32
+        tolerance, plain, wrong = 1e-3 if single else 1e-8, self.potential(graph), None
+        for name, value in plain.items():
             missing = value.isnan() & compiled[name].isnan()  # such as the stress of a molecule
-            error = torch.where(missing, 0.0, compiled[name] - value).abs().max()
-            if not error <= tolerance * value.nan_to_num().abs().max().clamp_min(1e-3):
-                log.warning(
-                    "the compiled %s is off by %.1e, so the training step stays uncompiled; "
-                    "torch %s's compiler is at fault: try another version",
-                    *(name, error.item(), torch.__version__),
-                )
-                return False
-        return True
+            error = torch.where(missing, 0.0, compiled[name] - value).abs().max().item()
+            if not error <= tolerance * float(value.nan_to_num().abs().max().clamp_min(1e-3)):
+                wrong = name, error
+        if wrong is None:
+            weights = [p for p in self.potential.parameters() if p.requires_grad]
+            error = gradient_error(weights, plain, compiled)
+            wrong = None if error <= GRADIENTS[single] else ("gradient", error)
+        if wrong is not None:
+            log.warning(
+                "the compiled %s is off by %.1e, so the training step stays uncompiled; "
+                "torch %s's compiler is at fault: try another version",
+                *(*wrong, torch.__version__),
+            )
+        return wrong is None
 
     def _compile(self, weights: list[Tensor], graph: Graph, rows: list[Tensor]) -> Compiled:
         potential, names = self.potential, [name for name, _ in self.potential.named_parameters()]

@@ -1,5 +1,7 @@
 """The compiled training step against the plain one."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from conftest import structures
@@ -70,18 +72,25 @@ def test_models_that_take_rows(name: str) -> None:
     assert not compiled.given_up
 
 
-def test_wrong_code_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
-    """A compiler that gets forces wrong is told of, and the plain code is used."""
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [(lambda x: 1.01 * x, "is off by"), (lambda x: 2 * x - x.detach(), "gradient is off by")],
+    ids=["values", "gradients"],
+)
+def test_wrong_code_is_not_used(
+    wrong: Callable[[torch.Tensor], torch.Tensor], words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A compiler that gets forces or their gradients wrong is told of, and the plain code is used."""
 
     def off(module: torch.nn.Module, example_inputs: object) -> object:
-        return lambda *inputs: tuple(x * 1.01 for x in module(*inputs))
+        return lambda *inputs: tuple(wrong(x) for x in module(*inputs))
 
     potential = small()
     compiled = CompiledPotential(potential, {"backend": off})
     graph = batch(*KINDS[:3])
     torch.testing.assert_close(compiled(graph)["forces"], potential(graph)["forces"], rtol=0, atol=1e-12)
     assert compiled.given_up
-    assert "off by" in caplog.text
+    assert words in caplog.text
 
 
 @pytest.mark.parametrize("name", ["ani"])
