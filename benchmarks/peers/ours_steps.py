@@ -3,6 +3,7 @@
 Freed memory is kept in the process, as `physicsml-ase md` and `train` do.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,12 +12,12 @@ from ase import Atoms
 
 
 def calculator(path: Path) -> object:
-    """In float32, eager: every architecture has that."""
+    """In float32, by the backend OURS_BACKEND, or eager: every architecture has that."""
     from physicsml_ase import PhysicsMLCalculator
     from physicsml_ase.cli.options import keep_memory
 
     keep_memory()
-    return PhysicsMLCalculator(str(path), dtype="float32", backend="eager")
+    return PhysicsMLCalculator(str(path), dtype="float32", backend=os.environ.get("OURS_BACKEND", "eager"))
 
 
 def trainer(path: Path, frames: list[Atoms]) -> Callable[[], None]:

@@ -73,7 +73,8 @@ class Step(nn.Module):
             return torch.zeros((), dtype=torch.bool, device=r.device)
         pairs = atomic_numbers[:, None] * NUM_ELEMENTS + atomic_numbers.index_select(0, j).view(r.shape[:2])
         outer = self.wall.outer.index_select(0, pairs.flatten()).view(pairs.shape).double()
-        return (r.square().sum(-1) < outer.square()).any()
+        squared = r.square().sum(-1)
+        return ((squared < outer.square()) & (squared > 0)).any()  # an edge to itself is not close
 
     def _channels(self, index: Tensor, neighbor: Tensor) -> Tensor | None:
         """Element channels of the neighbour in each slot (N, J, W)."""
@@ -167,11 +168,13 @@ class OnRows:
         self.whole_lists = 512 if on_cpu else sys.maxsize
         self.potential, self.function = potential, function
         self._last: tuple[Graph, Rows | None, Tensor, list[Tensor]] | None = None
+        self._weights = [w for w in potential.parameters() if not w.is_inference()]
+        self._compiled_with = self._state()
 
     def __call__(self, graph: Graph) -> dict[str, Tensor]:
         """What `Potential.forward` returns."""
         rows, references, pairs = self._rows_of(graph)
-        if rows is None:
+        if rows is None or self._state() != self._compiled_with:
             return self.potential(graph)
         inputs = [graph.positions, rows.shift, rows.neighbor, rows.reverse, graph.atomic_numbers]
         if self.potential.explicit:
@@ -185,6 +188,10 @@ class OnRows:
         if bool(close):  # seldom; the wall is the potential's business
             return self.potential(graph)
         return outputs(self.potential, graph, learned + references, forces, virials, features)
+
+    def _state(self) -> list[tuple[int, int]]:
+        """What changes with the weights, of which compiled code may hold products."""
+        return [(w.data_ptr(), w._version) for w in self._weights]
 
     def _rows_of(self, graph: Graph) -> tuple[Rows | None, Tensor, list[Tensor]]:
         """Rows, reference energies and pairs; those of the last graph, where only positions are others."""

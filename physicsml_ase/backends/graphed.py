@@ -6,6 +6,7 @@ one neighbour list after the other, whose sizes are rounded up on a GPU (`rows`)
 """
 
 import logging
+import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
@@ -18,6 +19,8 @@ from physicsml_ase.backends.derived import derived_step
 from physicsml_ase.potential import Potential
 
 log = logging.getLogger("physicsml_ase")
+RECORDING = threading.Lock()
+"""A process can record one step at a time."""
 WARM_UP = 2
 """Times that a step is computed before it is recorded: libraries allocate at first."""
 
@@ -45,9 +48,9 @@ class Recorded(NamedTuple):
 class Graphed:
     """`function`, replayed where inputs have the sizes of the last ones, and else computed as it is.
 
-    What is computed once only, as one batch after another of unlike structures, is never recorded. The first replay
-    of what was recorded is compared with the function itself: they may differ by `rounding` of the largest value, or
-    of `scale` where all are smaller.
+    What is computed once only, as one batch after another of unlike structures, is never recorded. A recording is
+    compared with the function itself, on positions (the first input) that were moved: they may differ by `rounding`
+    of the largest value, or of `scale` where all are smaller. Several threads take turns.
     """
 
     def __init__(self, function: Function, rounding: float, scale: float) -> None:
@@ -55,44 +58,49 @@ class Graphed:
         self._sizes: list[torch.Size] = []  # of the last inputs
         self._recorded: Recorded | None = None
         self._given: list[Tensor] = []  # what is in the recorded step's inputs
-        self._checked = False
         self._refused = False
+        self._lock = threading.Lock()
 
     def __call__(self, inputs: list[Tensor]) -> Sequence[Tensor]:
         """The function's outputs, which are nobody else's."""
-        sizes = [x.shape for x in inputs]
-        again, self._sizes = sizes == self._sizes, sizes
-        if not again:
-            self._recorded = None  # gives its memory back
-        with torch.no_grad(), _on(inputs[0].device):
+        with self._lock, torch.no_grad(), _on(inputs[0].device):
+            sizes = [x.shape for x in inputs]
+            again, self._sizes = sizes == self._sizes, sizes
+            if not again:
+                self._recorded = None  # gives its memory back
             if again and self._recorded is None and not self._refused:
-                self._recorded, self._given, self._checked = self._record(inputs), inputs, False
-                self._refused = self._recorded is None
+                self._recorded, self._given = self._checked(inputs), []
             if self._recorded is None:
                 return self._function(inputs)
-            return self._replayed(inputs, *self._recorded)
+            graph, kept, outputs = self._recorded
+            for k, (there, new) in enumerate(zip(kept, inputs)):
+                if not self._given or new is not self._given[k]:
+                    there.copy_(new)
+            self._given = inputs
+            graph.replay()
+            return [x.clone() for x in outputs]
 
-    def _replayed(
-        self, inputs: list[Tensor], graph: torch.cuda.CUDAGraph, kept: list[Tensor], outputs: Sequence[Tensor]
-    ) -> Sequence[Tensor]:
-        moved = False
-        for there, new, old in zip(kept, inputs, self._given, strict=True):
-            if new is not old:
-                there.copy_(new)
-                moved = True
-        self._given = inputs
-        graph.replay()
-        found = [x.clone() for x in outputs]
-        if moved and not self._checked:
-            self._checked = True
-            plain = self._function(inputs)
-            if not all(map(self._equal, found, plain)):
-                log.warning(
-                    "the recorded step gives other results than the plain one: it is launched in parts"
-                )
-                self._recorded, self._refused = None, True
-                return plain
-        return found
+    def _checked(self, inputs: list[Tensor]) -> Recorded | None:
+        """A recording, None where there can be none or it is wrong."""
+        try:
+            with RECORDING:
+                recorded = self._record(inputs)
+            moved = recorded.inputs[0]
+            moved += 0.01 * torch.arange(moved.numel(), device=moved.device).sin().view_as(moved)
+            recorded.graph.replay()
+            right = all(map(self._equal, recorded.outputs, self._function(recorded.inputs)))
+        except torch.OutOfMemoryError:
+            self._sizes = []  # smaller structures may be recorded
+            log.info("no memory to record the step: it is launched in parts")
+            return None
+        except RuntimeError as error:
+            self._refused = True
+            log.warning("the step can not be recorded (%s): it is launched in parts", in_a_line(error))
+            return None
+        if not right:
+            self._refused = True
+            log.warning("the recorded step gives other results than the plain one: it is launched in parts")
+        return recorded if right else None
 
     def _equal(self, a: Tensor, b: Tensor) -> bool:
         if a.dtype == torch.bool:
@@ -101,21 +109,20 @@ class Graphed:
             (a - b).abs().max() <= self._rounding * b.abs().max().clamp_min(self._scale)
         )
 
-    def _record(self, inputs: list[Tensor]) -> Recorded | None:
-        kept = [x.clone() for x in inputs]
+    def _record(self, inputs: list[Tensor]) -> Recorded:
+        kept, before = [x.clone() for x in inputs], torch.cuda.current_stream()
+        beside = torch.cuda.Stream()  # of this device: torch's own is that of the first device that recorded
+        beside.wait_stream(before)
         try:
-            beside = torch.cuda.Stream()
-            beside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(beside):
                 for _ in range(WARM_UP):
                     self._function(kept)
-            torch.cuda.current_stream().wait_stream(beside)
+            before.wait_stream(beside)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, stream=beside, capture_error_mode="thread_local"):
                 outputs = self._function(kept)
-        except RuntimeError as error:
-            log.warning("the step can not be recorded (%s), and is launched in parts", in_a_line(error))
-            return None
+        finally:
+            torch.cuda.set_stream(before)  # which a recording that failed does not
         return Recorded(graph, kept, outputs)
 
 

@@ -19,7 +19,7 @@ from physicsml_ase.data.sources import Source
 from physicsml_ase.data.store import EdgeConstants, MemoryStore, Store
 from physicsml_ase.data.workers import worker_count
 from physicsml_ase.domain import Domain
-from physicsml_ase.graph import Graph
+from physicsml_ase.graph import Graph, collate
 
 log = logging.getLogger("physicsml_ase")
 
@@ -100,10 +100,10 @@ class DataModule(pl.LightningDataModule):
         return [g._replace(inputs={k: v for k, v in g.inputs.items() if k in attrs}) for g in graphs]
 
     def first_batch(self) -> Graph:
-        """A batch as training will have them, of the first source."""
-        name, store = next(iter(self.resolve().stores["train"].items()))
-        plan = self._loader("train", name, store, self.config.train).plan()
-        return store.read(plan.share(0).indices)
+        """A batch as training will have them, of all sources."""
+        stores, rules = self.resolve().stores["train"], self.config.train
+        loaders = [self._loader("train", name, store, rules) for name, store in stores.items()]
+        return collate([loader.store.read(loader.plan().share(0).indices) for loader in loaders])
 
     def keep_constants(self, constants: EdgeConstants, most_bytes: int) -> None:
         """Keep what a model computes of edges beside those of the training and validation sets in memory.
@@ -176,6 +176,10 @@ class DataModule(pl.LightningDataModule):
             raise InputError(f"no {set_} data were given")
         batches: PredictBatches = getattr(self.config, set_)
         loaders = {name: self._loader(set_, name, store, batches) for name, store in stores.items()}
+        for x in loaders.values():
+            if set_ == "train" and len(x.store) < x.rule.batch_size:
+                words = "%s: %d structures, fewer than batch_size=%d, make one batch"
+                log.info(words, x.name, len(x.store), x.rule.batch_size)
         self._close(set_)  # Lightning may ask again, and the workers of before would wait for ever
         self._open[set_] = list(loaders.values())
         if len(loaders) == 1 and "" in loaders:
@@ -201,7 +205,6 @@ class DataModule(pl.LightningDataModule):
             redraw_interval=getattr(batches, "redraw_interval", 1),
             seed=self.seed,
         )
-        title = f"{set_} data {name}".strip()
-        if set_ == "train" and len(store) < size:
-            log.info("%s: %d structures, fewer than batch_size=%d, make one batch", title, len(store), size)
-        return GraphLoader(store, rule, worker_count(self.config.num_workers), name=title)
+        return GraphLoader(
+            store, rule, worker_count(self.config.num_workers), name=f"{set_} data {name}".strip()
+        )

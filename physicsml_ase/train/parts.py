@@ -118,6 +118,8 @@ def how_to_step(config: RunConfig, potential: Potential) -> bool | str | dict[st
     if config.compile == "kernel":
         raise InputError(f"compile: 'kernel': {reason}")
     log.debug("no training kernel: %s", reason)
+    if torch.cuda.is_available() and config.trainer.accelerator != "cpu":
+        return False  # compiling takes minutes there, and what it gains was not measured
     length = config.trainer.max_time
     long = length is not None and length.total_seconds() >= WORTH_SECONDS
     return potential.explicit and long and can_compile()

@@ -29,6 +29,7 @@ def settled(config: RunConfig, potential: Potential, datamodule: DataModule) -> 
     if not _left_open(config) or fused_reason(potential) is not None:
         return config
     on_cpu, on_gpu = measured(potential, datamodule.first_batch())
+    torch.cuda.empty_cache()
     quicker = "CPU" if on_cpu < on_gpu else "GPU"
     log.info(
         "training on the %s: for these batches a step takes %.3g ms by the CPU's kernel and %.3g ms on the GPU; "
@@ -41,10 +42,13 @@ def settled(config: RunConfig, potential: Potential, datamodule: DataModule) -> 
 
 
 def _left_open(config: RunConfig) -> bool:
-    """Whether neither the place nor its number of processes was given, or is being followed by this process."""
+    """Whether neither the place nor its number of processes was given, here or by what started this process."""
     trainer = config.trainer
+    alone = not any(os.environ.get(name, "1") != "1" for name in ("WORLD_SIZE", "SLURM_NTASKS"))
     return (
-        torch.cuda.is_available()
+        alone
+        and torch.cuda.is_available()
+        and torch.cuda.device_count() == 1
         and config.compile == "auto"
         and trainer.accelerator == "auto"
         and trainer.devices == "auto"
@@ -57,11 +61,12 @@ def _left_open(config: RunConfig) -> bool:
 
 def measured(potential: Potential, batch: Graph) -> tuple[float, float]:
     """Seconds of a step by the CPU's kernel, and on the GPU."""
-    gpu = torch.device("cuda", torch.cuda.current_device())
-    return (
-        seconds_of_a_step(FusedPotential(copy.deepcopy(potential).train()), batch),
-        seconds_of_a_step(copy.deepcopy(potential).to(gpu).train(), batch.to(gpu)),
-    )
+    on_cpu = seconds_of_a_step(FusedPotential(copy.deepcopy(potential).train()), batch)
+    try:
+        gpu = torch.device("cuda", torch.cuda.current_device())
+        return on_cpu, seconds_of_a_step(copy.deepcopy(potential).to(gpu).train(), batch.to(gpu))
+    except torch.OutOfMemoryError:
+        return on_cpu, float("inf")
 
 
 def seconds_of_a_step(predict: Callable[[Graph], dict[str, Tensor]], batch: Graph) -> float:

@@ -76,8 +76,8 @@ class RunConfig:
     """Start from a trained checkpoint."""
     compile: bool | Literal["auto", "kernel"] | dict[str, Any] = False
     """Compile the training step with torch.compile, or with these options of it; "kernel": gaunt_ace on a CPU by its
-    C++ kernel, which is several times as fast. "auto": the kernel where it can be built, else torch.compile where
-    the run is long enough to repay the minute that it takes."""
+    C++ kernel, which is several times as fast. "auto": on a CPU the kernel where it can be built, else torch.compile
+    where the run is long enough to repay the minute that it takes; on a GPU neither."""
     on_bad_loss: Literal["stop", "skip"] = "stop"
     """What to do where a loss or its gradient is no number: stop, and name the frames; or leave the step out."""
     float32_matmul_precision: Literal["highest", "high", "medium"] = "highest"

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from physicsml_ase.atoms import to_graph
 from physicsml_ase.backends import rows as backend_rows
 from physicsml_ase.backends.choose import choose
 from physicsml_ase.backends.compiled import OnRows
-from physicsml_ase.backends.graphed import Graphed, Recorded, plain_function
+from physicsml_ase.backends.graphed import RECORDING, Graphed, Recorded, plain_function
 from physicsml_ase.backends.moving import MovingGraph
 from physicsml_ase.backends.package import not_compilable
 from physicsml_ase.config import MODELS
@@ -93,6 +94,7 @@ class Recorder(Graphed):
     wrong = False
 
     def _record(self, inputs: list[torch.Tensor]) -> Recorded:
+        assert RECORDING.locked()
         kept, function, wrong = [x.clone() for x in inputs], self._function, self.wrong
         outputs = [x.clone() for x in function(kept)]
 
@@ -133,12 +135,36 @@ def test_a_replay_is_of_the_present_structure(name: str, monkeypatch: pytest.Mon
             torch.testing.assert_close(found[key], value, rtol=1e-9, atol=1e-8, equal_nan=True)
         kept.append((found, {key: value.clone() for key, value in found.items()}))
     assert recorder is not None
-    assert recorder._checked
     assert recorder._recorded is not None
     assert recorder._recorded.graph.replays > 2
     for found, copied in kept:  # which later steps did not write over
         for key, value in copied.items():
             torch.testing.assert_close(found[key], value, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", ["gaunt_ace", "mace"])
+def test_weights_that_change_are_used(name: str) -> None:
+    """A model may be trained further while a calculator has it: what was made of its old weights is not used."""
+    potential = make(name).requires_grad_(False)
+    graph = to_graph(structures()["triclinic"], 4.0)
+    rows = OnRows(potential, Recorder(plain_function(potential), 1e-9, 1.0))
+    before = [rows(graph)["energy"] for _ in range(3)][-1]
+    potential.load_state_dict({key: 1.1 * value for key, value in potential.state_dict().items()})
+    after = rows(graph)["energy"]
+    torch.testing.assert_close(after, potential(graph)["energy"])
+    assert (after - before).abs() > 1e-6
+
+
+def test_threads_take_turns() -> None:
+    potential, kinds = make("gaunt_ace"), structures()
+    frames = [rattled(kinds["triclinic"], 0.02, seed=k) for k in range(40)]  # lists of equal sizes
+    graphs = [to_graph(atoms, 5.5) for atoms in frames]
+    potential.wall = None
+    expected = [potential(graph)["forces"] for graph in graphs]
+    rows = OnRows(potential, Recorder(plain_function(potential), 1e-9, 1.0))
+    with ThreadPoolExecutor(4) as pool:
+        for found, value in zip(pool.map(rows, graphs), expected, strict=True):
+            torch.testing.assert_close(found["forces"], value, rtol=1e-9, atol=1e-9)
 
 
 def test_a_wrong_recording_is_not_used(caplog: pytest.LogCaptureFixture) -> None:

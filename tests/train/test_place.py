@@ -20,7 +20,10 @@ DATA = {"train": frames(8), "validation": frames(4, 1), "test": None}
 
 
 def accelerator(
-    monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, float] | None, *overrides: dict[str, Any]
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: tuple[float, float] | None,
+    *overrides: dict[str, Any],
+    gpus: int = 1,
 ) -> object:
     """What is settled with a GPU that takes so long; None where nothing may be measured."""
 
@@ -33,6 +36,8 @@ def accelerator(
     potential = make_potential(config, datamodule, None, None)
     monkeypatch.setattr(place, "measured", measured)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     return place.settled(config, potential, datamodule).trainer.accelerator
 
 
@@ -64,9 +69,21 @@ def test_what_was_asked_for_is_done(monkeypatch: pytest.MonkeyPatch, given: dict
     assert accelerator(monkeypatch, None, given) == wanted
 
 
-def test_followers_follow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "1")
+@pytest.mark.parametrize("of_many", [("LOCAL_RANK", "1"), ("SLURM_NTASKS", "4"), ("WORLD_SIZE", "2")])
+def test_one_of_many_processes_decides_nothing(
+    monkeypatch: pytest.MonkeyPatch, of_many: tuple[str, str]
+) -> None:
+    monkeypatch.setenv(*of_many)
     assert accelerator(monkeypatch, None) == "auto"
+
+
+def test_several_gpus_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert accelerator(monkeypatch, None, gpus=2) == "auto"
+
+
+def test_the_batch_is_of_all_sources() -> None:
+    datamodule = open_data(settings(OPEN), DATA | {"train": {"a": frames(8), "b": frames(9, 2)}})
+    assert datamodule.first_batch().num_atoms.shape[0] == 8
 
 
 def test_a_step_is_timed_and_changes_nothing() -> None:
