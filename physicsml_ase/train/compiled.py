@@ -165,9 +165,12 @@ class CompiledPotential:
                 traced.graph.erase_node(node)
         traced.recompile()
         try:
-            return torch.compile(traced, dynamic=True, **self.options)
+            compiled: Compiled = torch.compile(traced, dynamic=True, **self.options)
         except TypeError as error:
             raise InputError(f"compile: {error}") from None
+        # compiled for a batch, where sizes may be equal by chance, it would be compiled again for the next
+        compiled(weights, _without_labels(example), r_ij, rows)
+        return compiled
 
 
 def _telling(graph: Graph, weights: list[Tensor]) -> Graph:
