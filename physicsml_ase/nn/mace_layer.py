@@ -127,8 +127,9 @@ class Interaction(nn.Module):
         return self.kept((), self._common)
 
     def of_elements(self, block: Block) -> "OfElements":
-        if block.key is not None:
-            return self.kept(block.key, lambda: self._of_elements(block.elements))
+        key = block.key
+        if key is not None:  # a block's own tensor may be one of a trace
+            return self.kept(key, lambda: self._of_elements(torch.tensor(key, device=self.skip.device)))
         num = self.skip.shape[1]
         return self.kept(tuple(range(num)), self._of_all_elements).of(block.elements, num)
 

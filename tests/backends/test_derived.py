@@ -6,13 +6,17 @@ from typing import cast
 import pytest
 import test_contract as contract
 import torch
-from conftest import structures
+from ase.build import bulk
+from conftest import rattled, structures
 from test_contract import make
 
 from physicsml_ase.atoms import to_graph
 from physicsml_ase.backends.choose import Engine, choose
-from physicsml_ase.backends.derived import of_pairs
+from physicsml_ase.backends.compiled import OnRows, Step, examples
+from physicsml_ase.backends.derived import of_pairs, traced_step
 from physicsml_ase.backends.rows import make_rows
+from physicsml_ase.config import MODELS, validate
+from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph, collate
 from physicsml_ase.potential import Potential
 
@@ -48,6 +52,14 @@ def wall_less(name: str, **settings: object) -> Potential:
     potential = make(name, **settings)
     potential.wall = None
     return potential
+
+
+def one_element(name: str) -> Potential:
+    """A model that knows copper alone."""
+    torch.manual_seed(2)
+    domain = Domain(cutoff=4.0, elements=(29,), avg_num_neighbors=12.0, energy_scale=1.3)
+    config = validate(MODELS[name].config, {"name": name, **contract.SMALL[name]})
+    return Potential(config, domain, ()).double().eval().requires_grad_(False)
 
 
 @functools.cache
@@ -99,3 +111,17 @@ def test_compiled_is_plain(name: str, backend: str) -> None:
         for key, value in plain.items():
             torch.testing.assert_close(fast[key], value, rtol=1e-9, atol=1e-9, equal_nan=True)
     assert engine.name == backend
+
+
+@pytest.mark.parametrize("name", ["mace", "nequip"])
+def test_a_trace_leaves_nothing_in_the_model(name: str) -> None:
+    """Of a single element, too, whose weights are kept: the next trace and plain steps use real ones."""
+    potential = one_element(name)
+    graph = to_graph(rattled(bulk("Cu").repeat(2)), 4.0)
+    step, inputs = Step(potential), examples(potential)
+    traces = [traced_step(potential, inputs, step.close)[0] for _ in range(2)]
+    expected = one_element(name)(graph)
+    torch.testing.assert_close(potential(graph)["forces"], expected["forces"])
+    for trace in traces:
+        found = OnRows(potential, lambda given, trace=trace: trace(*given))(graph)  # type: ignore[misc]
+        torch.testing.assert_close(found["forces"], expected["forces"], rtol=1e-9, atol=1e-9)
