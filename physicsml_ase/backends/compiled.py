@@ -125,7 +125,7 @@ def exported(potential: Potential) -> ExportedProgram:
 
 
 def compiled_function(potential: Potential) -> Function:
-    """The step by torch.compile, which compiles at the first call, half a minute, and for later sizes as well."""
+    """The step by torch.compile, which compiles at the first call, for a minute or more, once for all sizes."""
     waiting: list[list[Tensor]] = []
     if potential.explicit:
         plain = exported(potential).module()

@@ -47,9 +47,9 @@ class OnKernel:
         self.keep_features = False
         """Whether `features` are kept at every step."""
         self.features: Tensor | None = None
+        """The model's scalars of each atom (N, F) in the last structure computed; None where the kernel did not."""
         self.close = False
         """Whether atoms of the last structure were within a wall."""
-        """The model's scalars of each atom (N, F) in the last structure computed; None where the kernel did not."""
         self._places = potential.model.index.places.numpy().astype(np.int32)
         self._pace = dict[int, Pace]()
         self._last: tuple[Graph, SkinList, Tensor] | None = None

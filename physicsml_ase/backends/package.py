@@ -70,7 +70,7 @@ def export_checkpoint(
 
 
 def export_package(potential: Potential, path: Path, contents: Mapping[str, Any]) -> None:
-    """Compile a potential's step, half a minute, and write it with its checkpoint, complete or not at all.
+    """Compile a potential's step, a minute or more, and write it with its checkpoint, complete or not at all.
 
     `contents` are those of the checkpoint. The code is for this kind of device, processor and torch.
     """
@@ -103,14 +103,9 @@ def export_package(potential: Potential, path: Path, contents: Mapping[str, Any]
 
 def not_compilable(potential: Potential) -> str | None:
     """Why a potential's step can not be compiled, None where it can."""
-    name = potential.config.name
-    model = potential.model
-    if not (
-        potential.explicit or getattr(model, "takes_rows", False) or getattr(model, "takes_slots", False)
-    ):
-        return (
-            f"{name} gets its forces by automatic differentiation, which is not compiled: use backend='eager'"
-        )
+    kinds = (getattr(potential.model, kind, False) for kind in ("takes_rows", "takes_slots"))
+    if not (potential.explicit or any(kinds)):
+        return f"{potential.config.name} has no compiled step: use backend='eager'"
     if not potential.has_energy:
         return "a model without an energy is not compiled: use backend='eager'"
     return None
@@ -195,7 +190,7 @@ def cached_package(potential: Potential) -> Package:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     path = home / "physicsml_ase" / f"{digest.hexdigest()[:32]}.pt2"
     if not path.is_file():
-        log.info("compiling the model, which takes about half a minute; kept as %s", path)
+        log.info("compiling the model, which takes a minute or more; kept as %s", path)
         contents = describe_potential(potential) | {"state_dict": weights, "frames": [], "about": {}}
         export_package(potential, path, contents)
     return read_package(path)

@@ -49,8 +49,8 @@ class PhysicsMLCalculator(Calculator):
     changes the speed of MD, and never a result. Not for several threads at once, but for `predict`; calculators
     made from one `Potential` share its weights.
 
-    `backend` says how the model is computed: "eager" is plain PyTorch, "compile" torch.compile (half a minute
-    at the start), "aoti" an exported package (a checkpoint is compiled once and kept under ~/.cache), "kernel"
+    `backend` says how the model is computed: "eager" is plain PyTorch, "compile" torch.compile (a minute or
+    more at the start), "aoti" an exported package (a checkpoint is compiled once and kept under ~/.cache), "kernel"
     our own code for CPUs, "cuda_graph" a step that a GPU replays, "auto" the fastest of these that needs no
     wait. Each is compared with eager on the structures stored in the checkpoint, or the first one calculated,
     and not used where it differs by more than rounding. `threads` is for the kernel; torch's own number of

@@ -23,7 +23,7 @@ def export(
     from physicsml_ase.checkpoint import read_checkpoint
 
     read_checkpoint(ckpt)  # what is none is told before the wait
-    typer.echo("compiling, which takes about half a minute", err=True)
+    typer.echo("compiling, which takes a minute or more", err=True)
     about = export_checkpoint(ckpt, output, choose_device(device), dtype).about
     if PhysicsMLCalculator(output).backend != "aoti":
         raise InputError(f"{output}: does not compute what {ckpt} does, or does not load; see above")

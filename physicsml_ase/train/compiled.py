@@ -54,7 +54,7 @@ class CompiledPotential:
         self._core: Callable[..., Any] | None = None
 
     def __call__(self, graph: Graph) -> dict[str, Tensor]:
-        """As `Potential.forward`; the first call compiles, which takes about half a minute."""
+        """As `Potential.forward`; the first call compiles, which takes a minute or more."""
         # sizes of 0 and 1, and equal sizes, would be compiled anew each time
         if self.given_up or not _ordinary(graph):
             return self.potential(graph)

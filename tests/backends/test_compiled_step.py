@@ -150,8 +150,8 @@ def test_unknown_names() -> None:
 
 
 @pytest.mark.parametrize("name", ["compile", "aoti", "kernel"])
-def test_what_needs_autograd_is_refused(name: str) -> None:
-    potential = make(name="painn")
+def test_what_has_no_compiled_step_is_refused(name: str) -> None:
+    potential = make(name="ani")
     assert on_cpu(potential).backend == "eager"
     with pytest.raises(InputError, match=f"^backend {name}: ") as error:
         on_cpu(potential, backend=name)
