@@ -79,7 +79,16 @@ def _own_arguments(config: TrainerConfig, where: str) -> dict[str, object]:
     for name, value in values.items():
         if name not in known and value != fields(TrainerConfig)[name].default:
             raise InputError(f"{where}.{name}: needs a newer Lightning than the installed {pl.__version__}")
+    _refuse_missing_gpu(config, where)
     return {name: value for name, value in values.items() if name in known}
+
+
+def _refuse_missing_gpu(config: TrainerConfig, where: str) -> None:
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    here["gpu"] = any(here.values())
+    if isinstance(config.accelerator, str) and not here.get(config.accelerator, True):
+        words = f"{config.accelerator}, and torch {torch.__version__} finds none here: use auto or cpu"
+        raise InputError(f"{where}.accelerator: {words}")
 
 
 def _loggers(config: TrainerConfig, default: Logger | bool | None, folder: Path, where: str) -> object:

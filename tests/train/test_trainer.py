@@ -9,6 +9,7 @@ from typing import get_args
 
 import lightning.pytorch as pl
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.fabric.plugins.precision.precision import _PRECISION_INPUT
@@ -186,6 +187,14 @@ def test_loggers_whose_package_is_missing(tmp_path: Path, name: str, module: str
         pytest.skip(f"{module} is installed")
     message = refused(tmp_path, logger={"name": name})
     assert message == f"trainer.logger: {name} needs a package that is not installed: {how}"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"trainer\.accelerator: cuda, and torch .* finds none here: use auto or cpu"
+    ):
+        build(tmp_path, accelerator="cuda")
 
 
 def test_profilers(tmp_path: Path) -> None:
