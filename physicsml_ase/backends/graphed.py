@@ -31,8 +31,8 @@ def plain_function(potential: Potential) -> Function:
     plain = step if potential.explicit else derived_step(potential, step.close)
 
     def function(inputs: list[Tensor]) -> Sequence[Tensor]:
-        with torch.no_grad():
-            return plain(*inputs)
+        with torch.inference_mode(False), torch.no_grad():  # autograd takes no tensors of inference mode
+            return plain(*(x.clone() if x.is_inference() else x for x in inputs))
 
     return function
 
@@ -63,7 +63,7 @@ class Graphed:
 
     def __call__(self, inputs: list[Tensor]) -> Sequence[Tensor]:
         """The function's outputs, which are nobody else's."""
-        with self._lock, torch.no_grad(), _on(inputs[0].device):
+        with self._lock, torch.inference_mode(False), torch.no_grad(), _on(inputs[0].device):
             sizes = [x.shape for x in inputs]
             again, self._sizes = sizes == self._sizes, sizes
             if not again:

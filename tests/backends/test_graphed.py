@@ -155,6 +155,19 @@ def test_weights_that_change_are_used(name: str) -> None:
     assert (after - before).abs() > 1e-6
 
 
+@pytest.mark.parametrize("name", ["gaunt_ace", "nequip"])
+def test_within_inference_mode(name: str) -> None:
+    potential = make(name)
+    rows = OnRows(potential, Recorder(plain_function(potential), 1e-9, 1.0))
+    with torch.inference_mode():
+        graph = to_graph(structures()["triclinic"], 4.0).map(torch.clone)
+        assert graph.positions.is_inference()
+        inside = [rows(graph)["forces"] for _ in range(4)]
+    outside = rows(to_graph(structures()["triclinic"], 4.0))["forces"]
+    for forces in inside:
+        torch.testing.assert_close(forces, outside, rtol=1e-12, atol=1e-12)
+
+
 def test_threads_take_turns() -> None:
     potential, kinds = make("gaunt_ace"), structures()
     frames = [rattled(kinds["triclinic"], 0.02, seed=k) for k in range(40)]  # lists of equal sizes
