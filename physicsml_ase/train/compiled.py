@@ -52,11 +52,17 @@ class CompiledPotential:
         self._function: Compiled | None = None
         self._names: list[str] = []
         self._core: Callable[..., Any] | None = None
+        self._told = False
 
     def __call__(self, graph: Graph) -> dict[str, Tensor]:
         """As `Potential.forward`; the first call compiles, which takes a minute or more."""
         # sizes of 0 and 1, and equal sizes, would be compiled anew each time
-        if self.given_up or not _ordinary(graph):
+        if self.given_up:
+            return self.potential(graph)
+        if not _ordinary(graph):
+            if not self._told:
+                self._told = True
+                log.warning("compile: batches of one structure, or of sizes equal by chance, are computed as they are")
             return self.potential(graph)
         if self.potential.explicit:
             return self._explicitly(graph)

@@ -42,7 +42,7 @@ def gradients(potential: Potential, out: dict[str, torch.Tensor]) -> list[torch.
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_same_losses_and_gradients(backend: str) -> None:
+def test_same_losses_and_gradients(backend: str, caplog: pytest.LogCaptureFixture) -> None:
     """For batches of other sizes than the one it was compiled with; the second backward flows through."""
     potential = small()
     compiled = CompiledPotential(potential, {"backend": backend})
@@ -54,6 +54,7 @@ def test_same_losses_and_gradients(backend: str) -> None:
             torch.testing.assert_close(fast[name], value, rtol=1e-9, atol=1e-10, equal_nan=True)
         for a, b in zip(gradients(potential, plain), gradients(potential, fast), strict=True):
             torch.testing.assert_close(b, a, rtol=1e-8, atol=1e-9)
+    assert caplog.text.count("batches of one structure") == 1
 
 
 @pytest.mark.slow
