@@ -62,7 +62,9 @@ class CompiledPotential:
         if not _ordinary(graph):
             if not self._told:
                 self._told = True
-                log.warning("compile: batches of one structure, or of sizes equal by chance, are not compiled")
+                log.warning(
+                    "compile: batches of one structure, or of sizes equal by chance, are not compiled"
+                )
             return self.potential(graph)
         if self.potential.explicit:
             return self._explicitly(graph)
