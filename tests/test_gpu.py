@@ -134,9 +134,12 @@ def test_what_auto_takes() -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in sorted(MODELS) if not_compilable(make(n)) is None])
-def test_a_recorded_step(name: str) -> None:
-    """What is replayed is what is computed: of other positions, cells, lists and sizes, and within the wall."""
+@pytest.mark.parametrize("walled", [False, True])
+def test_a_recorded_step(name: str, walled: bool) -> None:
+    """What is replayed is what is computed: of other positions, cells, lists and sizes, and within a wall, where the
+    potential itself computes."""
     potential = make(name).to(GPU).requires_grad_(False)
+    potential.wall = potential.wall if walled else None
     engine = choose("cuda_graph", potential)
     rng = np.random.default_rng(0)
     kept = []

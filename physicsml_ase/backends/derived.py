@@ -94,19 +94,19 @@ def derived_step(potential: Potential, close: Close) -> Callable[..., tuple[Tens
 def _graph(
     numbers: Tensor, positions: Tensor, edge_index: Tensor, reverse: Tensor, inputs: dict[str, Tensor]
 ) -> Graph:
-    """What models read of a graph that is one structure; of the rest, nothing."""
-    nothing, batch = positions[:0], torch.zeros_like(numbers)
+    """What models read of a graph, whose attributes in `inputs` are of its atoms (N, A); of the rest, nothing."""
+    nothing, one = positions[:0], torch.zeros_like(numbers[:1])
     return Graph(
         numbers,
         positions,
-        batch,
-        batch[:1],
+        torch.arange(numbers.shape[0], device=numbers.device),  # of which each has its own attributes
+        one,
         nothing,
         nothing,
         edge_index,
         nothing,
         reverse,
-        batch[:1],
+        one,
         inputs,
         {},
     )

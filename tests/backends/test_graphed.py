@@ -49,9 +49,16 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def bare(name: str, **settings: object) -> Potential:
+    """Without a wall, within which most of the structures are, and where the potential itself computes."""
+    potential = make(name, **settings)
+    potential.wall = None
+    return potential
+
+
 @pytest.mark.parametrize("name", RECORDED)
 def test_nothing_waits(name: str) -> None:
-    potential = make(name)
+    potential = bare(name)
     noted = []
 
     def function(inputs: list[torch.Tensor]):
@@ -75,9 +82,22 @@ def test_nothing_waits(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RECORDED)
+def test_each_structure_of_a_batch_has_its_own_attributes(name: str) -> None:
+    attrs = {"attrs": ("temperature",), "attr_shifts": (300.0,), "attr_scales": (100.0,)}
+    potential, graphs = bare(name, **attrs), []
+    for atoms, temperature in ((structures()["molecule"], 250.0), (structures()["triclinic"], 600.0)):
+        atoms.info["temperature"] = temperature
+        graphs.append(to_graph(atoms, 4.0, attrs=("temperature",)))
+    graph = collate(graphs)
+    expected, found = potential(graph), OnRows(potential, plain_function(potential))(graph)
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-9, atol=1e-9, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", RECORDED)
 def test_edges_beyond_the_cutoff_change_nothing(name: str) -> None:
     """A recorded step is given lists with their skin."""
-    potential, atoms = make(name), rattled(bulk("Cu", cubic=True))
+    potential, atoms = bare(name), rattled(bulk("Cu", cubic=True))
     expected, found = (OnRows(potential, plain_function(potential))(to_graph(atoms, c)) for c in (4.0, 5.2))
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, rtol=1e-9, atol=1e-9)
@@ -109,9 +129,9 @@ class Recorder(Graphed):
         return Recorded(Replay(), kept, outputs)
 
 
-def moved(name: str) -> Iterator[tuple[Potential, Graph, Graph]]:
-    """Structures on their way, through lists, cells, sizes and the wall; as graphs with a skin and without."""
-    potential, rng = make(name), np.random.default_rng(0)
+def moved(potential: Potential) -> Iterator[tuple[Graph, Graph]]:
+    """Structures on their way, through lists, cells and sizes, and towards each other; with a skin and without."""
+    rng = np.random.default_rng(0)
     for atoms in (structures()["triclinic"], structures()["crystal"], structures()["molecule"]):
         moving = MovingGraph(potential.domain, 0.5, torch.device("cpu"))
         for step in range(7):
@@ -120,21 +140,20 @@ def moved(name: str) -> Iterator[tuple[Potential, Graph, Graph]]:
                 atoms.set_cell(atoms.cell.array * 1.01, scale_atoms=True)
             if step == 5:
                 atoms.positions[1] += 0.3 * (atoms.positions[0] - atoms.positions[1])
-            yield potential, moving.next(atoms, {}, sys.maxsize), to_graph(atoms, 4.0)
+            yield moving.next(atoms, {}, sys.maxsize), to_graph(atoms, 4.0)
 
 
-@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize("name", [*RECORDED, "walled"])
 def test_a_replay_is_of_the_present_structure(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend_rows, "ROUNDED", {"cpu"})
-    recorder, rows, kept = None, None, []
-    for potential, graph, exact in moved(name):
-        recorder = recorder or Recorder(plain_function(potential), 1e-9, 1.0)
-        rows = rows or OnRows(potential, recorder)
+    potential = make("gaunt_ace") if name == "walled" else bare(name)
+    recorder, kept = Recorder(plain_function(potential), 1e-9, 1.0), []
+    rows = OnRows(potential, recorder)
+    for graph, exact in moved(potential):
         expected, found = potential(exact), rows(graph)
         for key, value in expected.items():
             torch.testing.assert_close(found[key], value, rtol=1e-9, atol=1e-8, equal_nan=True)
         kept.append((found, {key: value.clone() for key, value in found.items()}))
-    assert recorder is not None
     assert recorder._recorded is not None
     assert recorder._recorded.graph.replays > 2
     for found, copied in kept:  # which later steps did not write over
@@ -145,7 +164,7 @@ def test_a_replay_is_of_the_present_structure(name: str, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("name", ["gaunt_ace", "mace"])
 def test_weights_that_change_are_used(name: str) -> None:
     """A model may be trained further while a calculator has it: what was made of its old weights is not used."""
-    potential = make(name).requires_grad_(False)
+    potential = bare(name).requires_grad_(False)
     graph = to_graph(structures()["triclinic"], 4.0)
     rows = OnRows(potential, Recorder(plain_function(potential), 1e-9, 1.0))
     before = [rows(graph)["energy"] for _ in range(3)][-1]
@@ -157,7 +176,7 @@ def test_weights_that_change_are_used(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["gaunt_ace", "nequip"])
 def test_within_inference_mode(name: str) -> None:
-    potential = make(name)
+    potential = bare(name)
     rows = OnRows(potential, Recorder(plain_function(potential), 1e-9, 1.0))
     with torch.inference_mode():
         graph = to_graph(structures()["triclinic"], 4.0).map(torch.clone)
@@ -169,10 +188,9 @@ def test_within_inference_mode(name: str) -> None:
 
 
 def test_threads_take_turns() -> None:
-    potential, kinds = make("gaunt_ace"), structures()
+    potential, kinds = bare("gaunt_ace"), structures()
     frames = [rattled(kinds["triclinic"], 0.02, seed=k) for k in range(40)]  # lists of equal sizes
     graphs = [to_graph(atoms, 5.5) for atoms in frames]
-    potential.wall = None
     expected = [potential(graph)["forces"] for graph in graphs]
     rows = OnRows(potential, Recorder(plain_function(potential), 1e-9, 1.0))
     with ThreadPoolExecutor(4) as pool:
@@ -181,8 +199,7 @@ def test_threads_take_turns() -> None:
 
 
 def test_a_wrong_recording_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
-    potential, atoms = make("gaunt_ace"), structures()["triclinic"]
-    potential.wall = None
+    potential, atoms = bare("gaunt_ace"), structures()["triclinic"]
     recorder = Recorder(plain_function(potential), 1e-9, 1.0)
     recorder.wrong = True
     rows, moving = OnRows(potential, recorder), MovingGraph(potential.domain, 1.0, torch.device("cpu"))
