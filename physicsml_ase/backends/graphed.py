@@ -59,6 +59,7 @@ class Graphed:
         self._recorded: Recorded | None = None
         self._given: list[Tensor] = []  # what is in the recorded step's inputs
         self._refused = False
+        self._too_large: list[torch.Size] | None = None  # sizes for whose recording there was no memory
         self._lock = threading.Lock()
 
     def __call__(self, inputs: list[Tensor]) -> Sequence[Tensor]:
@@ -68,7 +69,7 @@ class Graphed:
             again, self._sizes = sizes == self._sizes, sizes
             if not again:
                 self._recorded = None  # gives its memory back
-            if again and self._recorded is None and not self._refused:
+            if again and self._recorded is None and not self._refused and sizes != self._too_large:
                 self._recorded, self._given = self._checked(inputs), []
             if self._recorded is None:
                 return self._function(inputs)
@@ -90,8 +91,8 @@ class Graphed:
             recorded.graph.replay()
             right = all(map(self._equal, recorded.outputs, self._function(recorded.inputs)))
         except torch.OutOfMemoryError:
-            self._sizes = []  # smaller structures may be recorded
-            log.info("no memory to record the step: it is launched in parts")
+            self._too_large = [x.shape for x in inputs]  # smaller structures may be recorded
+            log.warning("there is no memory to record the step: it is launched in parts")
             return None
         except RuntimeError as error:
             self._refused = True

@@ -184,6 +184,7 @@ class Contract(torch.autograd.Function):
         powers: Powers,
         *tensors: Tensor | None,
     ) -> Tensor:
+        """(M, Z C, n) -> (m, Z C, n)."""
         total, slope = of.values(powers, a, tensors)
         ctx.of, ctx.powers = of, powers if weights is not None else None
         ctx.save_for_backward(a, slope, *tensors)
@@ -204,6 +205,7 @@ class OfWeights(torch.autograd.Function):
     def forward(  # type: ignore[no-untyped-def, override]
         ctx, of: SymmetricContraction, features: tuple[Tensor], powers: Powers, *tensors: Tensor | None
     ) -> Tensor:
+        """Zeros (m, Z C, n)."""
         ctx.of, (a,), ctx.powers = of, features, powers
         ctx.a, ctx.tensors = a, tensors
         return a.new_zeros(()).expand(of.of_m.shape[0], a.shape[1], a.shape[2])
@@ -229,12 +231,14 @@ class Slope(torch.autograd.Function):
         powers: Powers | None,
         *tensors: Tensor | None,
     ) -> Tensor:
+        """(m, Z C, n) -> (M, Z C, n)."""
         ctx.of, ctx.powers = of, powers
         ctx.save_for_backward(g, a, slope, *tensors)
         return (of.of_k @ (slope * of.rows(g, of.rows_m))).transpose(0, 1)
 
     @staticmethod
     def backward(ctx, w: Tensor):  # type: ignore[no-untyped-def, override]
+        """To g, the features and the tensors; w (M, Z C, n)."""
         g, a, slope, *tensors = ctx.saved_tensors
         of, powers = ctx.of, ctx.powers
         if torch.is_grad_enabled() or powers is None:

@@ -62,6 +62,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, f: Tensor, x: Tensor, where: Ends) -> Tensor:
+        """(P, 3, F) and (N, 9, F) -> (N, 9, F)."""
         ctx.where = where
         f, x = in_memory(f), in_memory(x)
         ctx.save_for_backward(f, x)
@@ -76,6 +77,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """To factors the correlation, to x the same sums."""
         f, x = ctx.saved_tensors
         to_f, to_x, _ = ctx.needs_input_grad
         return (
@@ -90,6 +92,7 @@ class _Correlate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, x: Tensor, where: Ends) -> Tensor:
+        """(N, 9, F) twice -> (P, 3, F)."""
         ctx.where = where
         y, x = in_memory(y), in_memory(x)
         ctx.save_for_backward(y, x)
@@ -101,6 +104,7 @@ class _Correlate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """To either the sums over neighbours of the other."""
         y, x = ctx.saved_tensors
         to_y, to_x, _ = ctx.needs_input_grad
         return (

@@ -49,9 +49,8 @@ class PairRows(NamedTuple):
             return x.index_select(0, self.neighbor)
         num_atoms, width = x.shape[0], self.slots.width
 
-        def transpose(
-            g: Tensor,
-        ) -> Tensor:  # slots that hold an atom as neighbour are the reverse ones of its own
+        def transpose(g: Tensor) -> Tensor:
+            # slots that hold an atom as neighbour are the reverse ones of its own
             back = in_memory(g).index_select(0, apart(self.slots.reverse)).unflatten(0, (-1, width))
             return self.slots.per_atom(back.sum(1), num_atoms)
 

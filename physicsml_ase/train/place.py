@@ -24,9 +24,12 @@ log = logging.getLogger("physicsml_ase")
 WARM_UP, STEPS = 2, 5
 
 
-def settled(config: RunConfig, potential: Potential, datamodule: DataModule) -> RunConfig:
-    """The config, with the CPU as its accelerator where that was left open and a training step is quicker there."""
-    if not _left_open(config) or fused_reason(potential) is not None:
+def settled(config: RunConfig, potential: Potential, datamodule: DataModule, new: bool = True) -> RunConfig:
+    """The config, with the CPU as its accelerator where that was left open and a training step is quicker there.
+
+    A run that is continued, and not `new`, stays where it was.
+    """
+    if not new or not _left_open(config) or fused_reason(potential) is not None:
         return config
     on_cpu, on_gpu = measured(potential, datamodule.first_batch())
     torch.cuda.empty_cache()

@@ -159,8 +159,7 @@ def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
         keys = {label.name: label.key for label in datamodule.labels}
         tell(datamodule.sources, datamodule.domain.cutoff, keys)
     potential = make_potential(config, datamodule, saved, begin.potential)
-    if saved is None:  # a run that is continued stays where it was
-        config = settled(config, potential, datamodule)
+    config = settled(config, potential, datamodule, new=saved is None)
     step_by = how_to_step(config, potential)
     if config.trainer.precision == 32 and step_by != "kernel":
         keep_constants(potential, datamodule)

@@ -208,3 +208,22 @@ def test_a_wrong_recording_is_not_used(caplog: pytest.LogCaptureFixture) -> None
         found = rows(moving.next(atoms, {}, sys.maxsize))["forces"]
         torch.testing.assert_close(found, potential(to_graph(atoms, 4.0))["forces"], rtol=1e-9, atol=1e-9)
     assert caplog.text.count("gives other results than the plain one") == 1
+
+
+def test_without_memory_it_is_tried_once_for_each_size(caplog: pytest.LogCaptureFixture) -> None:
+    potential, tries = bare("gaunt_ace"), []
+
+    class Full(Recorder):
+        def _record(self, inputs: list[torch.Tensor]) -> Recorded:
+            tries.append(inputs[0].shape)
+            if inputs[0].shape[0] > 4:
+                raise torch.OutOfMemoryError
+            return super()._record(inputs)
+
+    rows = OnRows(potential, Full(plain_function(potential), 1e-9, 1.0))
+    for kind in ("molecule", "crystal"):
+        graph = to_graph(structures()[kind], 4.0)
+        for _ in range(6):
+            torch.testing.assert_close(rows(graph)["forces"], potential(graph)["forces"])
+    assert [tuple(shape) for shape in tries] == [(len(structures()[k]), 3) for k in ("molecule", "crystal")]
+    assert caplog.text.count("no memory to record") == 1
