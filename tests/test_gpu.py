@@ -129,7 +129,7 @@ def test_backends(name: str, backend: str) -> None:
 
 def test_what_auto_takes() -> None:
     assert choose("auto", make("gaunt_ace").to(GPU)).name == "cuda_graph"
-    assert choose("auto", make("ani").to(GPU)).name == "eager"
+    assert choose("auto", make("ani").to(GPU)).name == "cuda_graph"
     with pytest.raises(InputError, match="kernel"):
         PhysicsMLCalculator(make("gaunt_ace"), device="cuda", backend="kernel")
 

@@ -11,6 +11,7 @@ continuous, force constants nearly everywhere.
 Shapes: N atoms, E edges, F numbers of an environment vector, W the widest last hidden layer.
 """
 
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 import torch
@@ -25,6 +26,7 @@ from physicsml_ase.graph import Graph
 from physicsml_ase.nn.aev import AEV, AEVConfig
 from physicsml_ase.nn.elements import Attributes, ElementIndex
 from physicsml_ase.nn.features import Features
+from physicsml_ase.nn.pair_rows import PairRows
 from physicsml_ase.nn.smearing import CutoffKind
 
 Preset = Literal["ani1x", "ani1ccx", "ani2x"]
@@ -106,7 +108,10 @@ class ANI(nn.Module):
 
     gives_energy = True
     num_node_vectors = 0
-    compiles = False  # how many triplets there are, the trace of a training step can not know
+    takes_rows = True
+    compiles = (
+        False  # rows of a training batch may be several for an atom, and triplets need all of them in one
+    )
 
     def __init__(self, config: ANIConfig, domain: Domain) -> None:
         super().__init__()
@@ -122,7 +127,15 @@ class ANI(nn.Module):
             assert isinstance(network, Network)
             network.final.bias.data.add_(domain.energy_shift / domain.energy_scale)
 
-    def forward(self, graph: Graph, r_ij: Tensor) -> Features:
+    @property
+    def tiled(self) -> ElementIndex:
+        """Elements by which atoms are sorted, when this is compiled."""
+        return self.index
+
+    def forward(self, graph: Graph, r_ij: Tensor, rows: PairRows | None = None) -> Features:
+        """Energies (N,) and the networks' last layers (N, F), from r_ij (E, 3) [Å], or of edges in given `rows`."""
+        if rows is not None:
+            return self._of_rows(graph, r_ij, rows)
         i, j = graph.edge_index
         element = self.index.places.index_select(0, graph.atomic_numbers)
         squared = r_ij.detach().square().sum(1)
@@ -147,6 +160,39 @@ class ANI(nn.Module):
         )
         energy = torch.cat(outputs).index_select(0, place)[:, 0]
         return Features(node_scalars=torch.cat(features).index_select(0, place), node_energy=energy)
+
+    def _of_rows(self, graph: Graph, r_ij: Tensor, rows: PairRows) -> Features:
+        """The same, without sizes that depend on values: all networks as wide as the widest, of atoms in tiles."""
+        assert rows.blocks is not None
+        element = self.index.places.index_select(0, graph.atomic_numbers)
+        x, attrs = self.aev.of_rows(element, rows.neighbor, r_ij), self.attrs(graph)
+        x = x if attrs is None else torch.cat([x, attrs], dim=1)
+        ((elements, _, atoms),) = rows.blocks.blocks
+        x = (x if atoms is None else x.index_select(0, atoms)).unflatten(0, (elements.shape[0], -1))
+        networks = [network for network in self.networks.values() if isinstance(network, Network)]
+        for layers in zip(*(network.hidden for network in networks)):
+            x = nn.functional.celu(of_elements(layers, elements, x), 0.1)
+        energy = of_elements([network.final for network in networks], elements, x)
+        x, energy = x.flatten(0, 1), energy.flatten()
+        back = rows.blocks.back
+        if back is not None:
+            x, energy = x.index_select(0, back), energy.index_select(0, back)
+        return Features(node_scalars=x, node_energy=energy)
+
+
+def of_elements(layers: Iterable[nn.Module], elements: Tensor, x: Tensor) -> Tensor:
+    """Each tile's own of some linear layers, one for each element, filled up with zeros to equal widths.
+
+    `elements` (Z,) of tiles, whose n atoms have features x (Z, n, K): (Z, n, F).
+    """
+    own = [layer for layer in layers if isinstance(layer, nn.Linear)]
+    width = max(layer.out_features for layer in own)
+    missing = [(x.shape[2] - layer.in_features, width - layer.out_features) for layer in own]
+    weights = torch.stack(
+        [nn.functional.pad(layer.weight, (0, a, 0, b)) for layer, (a, b) in zip(own, missing)]
+    )
+    biases = torch.stack([nn.functional.pad(layer.bias, (0, b)) for layer, (_, b) in zip(own, missing)])
+    return torch.baddbmm(biases.index_select(0, elements)[:, None], x, weights.index_select(0, elements).mT)
 
 
 def settled(

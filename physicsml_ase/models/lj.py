@@ -60,6 +60,7 @@ class LJ(Constants):
     """Energies of the atoms, half of each of their pairs'."""
 
     gives_energy = True
+    takes_slots = True
     num_node_scalars, num_node_vectors = 1, 0
     pairs: Tensor
 

@@ -49,6 +49,7 @@ class ZBL(nn.Module):
     """Energies of the atoms, half of each of their pairs'."""
 
     gives_energy = True
+    takes_slots = True
     num_node_scalars, num_node_vectors = 1, 0
 
     def __init__(self, config: ZBLConfig, domain: Domain) -> None:

@@ -15,6 +15,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from physicsml_ase.config import config
+from physicsml_ase.nn.elements import one_hot
 from physicsml_ase.nn.features import segment_sum
 from physicsml_ase.nn.outer_sums import outer_sum
 from physicsml_ase.nn.smearing import Cutoff, CutoffKind
@@ -99,6 +100,43 @@ class AEV(nn.Module):
         threes = outer_sum(radial, angular, group, num_atoms * self.num_pairs)  # (N pairs, A, Q)
         return torch.cat([pairs.view(num_atoms, -1), threes.view(num_atoms, -1)], dim=1)
 
+    def of_rows(self, element: Tensor, neighbor: Tensor, r_ij: Tensor) -> Tensor:
+        """The same from edges in rows, one of J slots for each atom: of neighbours (N J,) and r_ij (N J, 3).
+
+        All pairs of slots are computed, of which most may be beyond the cut-off: for compiled code, and where
+        nothing may depend on how many there are. What is beyond the cut-offs, or an atom itself, counts for nothing.
+        """
+        n, z = element.shape[0], self.num_elements
+        squared = r_ij.square().sum(1, keepdim=True)
+        there = (squared > 0) & (squared < self.cutoff.cutoff**2)  # (N J, 1)
+        d_ij = torch.where(there, squared, self.cutoff.cutoff**2).sqrt()
+        of_neighbor = element.index_select(0, neighbor)
+        chosen = one_hot(of_neighbor, z, r_ij.dtype).view(n, -1, z)  # (N, J, Z)
+        pairs = chosen.mT @ torch.where(there, self.radial(d_ij), 0.0).view(
+            n, -1, self.radial_shifts.shape[0]
+        )
+        u = (torch.where(there, r_ij, 0.0) / d_ij).view(n, -1, 3)
+        d, near = d_ij.view(n, -1), there & (d_ij < self.angular_cutoff)
+        ending = torch.where(near, self.inner(d_ij), 0.0).view(n, -1)  # (N, J)
+        apart = 1 - torch.eye(d.shape[1], dtype=d.dtype, device=d.device)
+        # of both orders of two neighbours, so half of each
+        both = ending[:, :, None] * ending[:, None, :] * apart  # (N, J, J)
+        distance = (d[:, :, None] + d[:, None, :]) / 2
+        gauss = torch.exp(-self.angular_eta * (distance[..., None] - self.angular_shifts).square())
+        radial = (both[..., None] * gauss).flatten(1, 2)  # (N, J J, A)
+        angular = self.angles(NARROWER * (u @ u.mT)[..., None]).flatten(1, 2)  # (N, J J, Q)
+        of_slots = of_neighbor.view(n, -1)
+        kind = self.pair_of[of_slots[:, :, None] * z + of_slots[:, None, :]].flatten()
+        kinds = one_hot(kind, self.num_pairs, r_ij.dtype).view(n, -1, self.num_pairs, 1)
+        threes = (kinds * radial[:, :, None, :]).flatten(2).mT @ angular  # (N, pairs A, Q)
+        return torch.cat([pairs.flatten(1), threes.flatten(1)], dim=1)
+
+    def angles(self, cosine: Tensor) -> Tensor:
+        """Terms of angles by their cosines, (..., 1) -> (..., Q)."""
+        circle = torch.cat([cosine, (1 - cosine.square()).sqrt()], dim=-1)  # (..., 2)
+        deviation = circle @ torch.stack([self.sections.cos(), self.sections.sin()])
+        return ((1 + deviation) / 2) ** self.zeta
+
     def radial(self, d_ij: Tensor) -> Tensor:
         """Terms of pairs, (E, 1) -> (E, R)."""
         gauss = torch.exp(-self.radial_eta * (d_ij - self.radial_shifts).square())
@@ -111,10 +149,7 @@ class AEV(nn.Module):
         distance = (one[:, 3:4] + two[:, 3:4]) / 2
         ending = 2 * one[:, 4:] * two[:, 4:]
         radial = ending * torch.exp(-self.angular_eta * (distance - self.angular_shifts).square())
-        cosine = NARROWER * (one[:, :3] * two[:, :3]).sum(1, keepdim=True)
-        circle = torch.cat([cosine, (1 - cosine.square()).sqrt()], dim=1)  # (T, 2)
-        deviation = circle @ torch.stack([self.sections.cos(), self.sections.sin()])  # (T, Q)
-        return radial, ((1 + deviation) / 2) ** self.zeta
+        return radial, self.angles(NARROWER * (one[:, :3] * two[:, :3]).sum(1, keepdim=True))
 
 
 def steps(start: float, end: float, number: int) -> list[float]:

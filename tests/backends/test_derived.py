@@ -20,7 +20,8 @@ from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph, collate
 from physicsml_ase.potential import Potential
 
-COMPILED = ("nequip", "allegro", "mace", "tensor_net", "painn", "egnn")
+PAIRS = ("lj", "zbl")  # which know no attributes
+COMPILED = ("nequip", "allegro", "mace", "tensor_net", "painn", "egnn", "ani", *PAIRS)
 
 
 def test_pairs_of_rows() -> None:
@@ -100,10 +101,10 @@ def test_compiled_is_plain(name: str, backend: str) -> None:
         engine = compiled(name)
     else:
         attrs = {"attrs": ("temperature",), "attr_shifts": (300.0,), "attr_scales": (100.0,)}
-        engine = choose(backend, wall_less(name, **attrs))
+        engine = choose(backend, wall_less(name, **({} if name in PAIRS else attrs)))
     potential, kinds = engine.potential, structures()
-    for atoms in kinds.values():
-        atoms.info["temperature"] = 350.0
+    for k, atoms in enumerate(kinds.values()):
+        atoms.info["temperature"] = 250.0 + 40.0 * k
     graphs = {k: to_graph(a, 4.0, attrs=potential.domain.attrs) for k, a in kinds.items()}
     graphs["batch"] = collate([graphs["molecule"], graphs["crystal"]])
     for graph in graphs.values():

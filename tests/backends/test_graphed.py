@@ -81,7 +81,7 @@ def test_nothing_waits(name: str) -> None:
     assert noted == [[], []]
 
 
-@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize("name", [n for n in RECORDED if n not in ("lj", "zbl")])  # which know no attributes
 def test_each_structure_of_a_batch_has_its_own_attributes(name: str) -> None:
     attrs = {"attrs": ("temperature",), "attr_shifts": (300.0,), "attr_scales": (100.0,)}
     potential, graphs = bare(name, **attrs), []
