@@ -168,6 +168,7 @@ class OnRows:
         self.whole_lists = 512 if on_cpu else sys.maxsize
         self.potential, self.function = potential, function
         self._last: tuple[Graph, Rows | None, Tensor, list[Tensor]] | None = None
+        self._most = getattr(potential.model, "most_pairs_of_slots", sys.maxsize)
         self._weights = [w for w in potential.parameters() if not w.is_inference()]
         self._compiled_with = self._state()
 
@@ -199,7 +200,9 @@ class OnRows:
             last, rows, references, pairs = self._last
             if all(getattr(graph, name) is getattr(last, name) for name in KEPT):
                 return rows, references, pairs
-        rows = make_rows(graph, self.potential.domain.cutoff)
+        rows, most = make_rows(graph, self.potential.domain.cutoff), self._most
+        if rows is not None and rows.neighbor.numel() * rows.neighbor.shape[1] > most:
+            rows = None
         references = self.potential.references(graph.atomic_numbers)
         pairs = []
         if not self.potential.explicit and rows is not None:

@@ -109,9 +109,9 @@ class ANI(nn.Module):
     gives_energy = True
     num_node_vectors = 0
     takes_rows = True
-    compiles = (
-        False  # rows of a training batch may be several for an atom, and triplets need all of them in one
-    )
+    most_pairs_of_slots = 1 << 22
+    """Of larger structures, the triplets that there are cost less than all pairs of slots in rows."""
+    compiles = False  # in training an atom may have several rows, and triplets need all neighbours in one
 
     def __init__(self, config: ANIConfig, domain: Domain) -> None:
         super().__init__()

@@ -5,16 +5,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ase.build import bulk
+from ase.build import bulk, molecule
 from ase.units import Hartree
+from conftest import structures
 from references_for_tests import FOLDER, Reference, assert_equal, made_by_peer, read_reference
 
 from physicsml_ase.atoms import to_graph
+from physicsml_ase.backends.compiled import OnRows
+from physicsml_ase.backends.graphed import plain_function
 from physicsml_ase.config import validate
 from physicsml_ase.conventions import InputError, Label
 from physicsml_ase.domain import Domain
 from physicsml_ase.importers.ani import from_torchani, import_torchani
-from physicsml_ase.models.ani import PRESETS, ANIConfig
+from physicsml_ase.models.ani import ANI, PRESETS, ANIConfig
 from physicsml_ase.nn.aev import AEV, AEVConfig, triplets
 from physicsml_ase.potential import Potential
 
@@ -159,3 +162,35 @@ def test_kink_at_the_cutoff_of_cosine_only() -> None:
             energies.append(potential(to_graph(pair, 4.0))["energy"].item())
         curvatures[kind] = abs(energies[1] - energies[0]) / 1e-6
     assert curvatures["cosine"] > 100 * curvatures["smooth"]
+
+
+def test_rows_of_many_neighbors_are_left_to_triplets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which cost less there; the results are the same."""
+    potential = Potential(
+        validate(ANIConfig, {"name": "ani"}), Domain(cutoff=4.0, elements=(29, 79)), ()
+    ).double()
+    potential.eval().requires_grad_(False)
+    graph, calls = to_graph(structures()["crystal"], 4.0), []
+
+    def function(inputs: list[torch.Tensor]):
+        calls.append(1)
+        return plain_function(potential)(inputs)
+
+    few = OnRows(potential, function)(graph)
+    monkeypatch.setattr(ANI, "most_pairs_of_slots", 100)
+    many = OnRows(potential, function)(graph)
+    assert len(calls) == 1
+    torch.testing.assert_close(few["forces"], many["forces"], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("which", ["ani1x", "ani2x"])
+def test_networks_of_unequal_widths_in_rows(which: str) -> None:
+    """Filled up with zeros, they give what they give one by one; of molecules that lack some elements, too."""
+    potential = from_torchani(with_weights(read_reference(FOLDER / f"{which}.npz"))).double().eval()
+    potential.requires_grad_(False)
+    potential.wall = None
+    for name in ("CH3CONH2", "CH4", "H2O"):
+        graph = to_graph(molecule(name), potential.domain.cutoff)
+        expected, found = potential(graph), OnRows(potential, plain_function(potential))(graph)
+        for key in ("energies", "forces"):
+            torch.testing.assert_close(found[key], expected[key], rtol=1e-9, atol=1e-9)
