@@ -5,6 +5,7 @@ checkpoint of ours, which serves whatever the compiled step does not, and extra/
 compiled for. Nothing in it is unpickled; but it holds machine code, so open only what you trust.
 """
 
+import functools
 import hashlib
 import json
 import logging
@@ -181,8 +182,9 @@ def package_function(package: Package) -> Function:
 
 
 def cached_package(potential: Potential) -> Package:
-    """A package of a potential's step, compiled now or at an earlier time."""
-    digest = hashlib.sha256(json.dumps([describe_potential(potential), _about(potential)]).encode())
+    """A package of a potential's step, compiled now or at an earlier time from the same source code."""
+    told = [describe_potential(potential), _about(potential), source_digest()]
+    digest = hashlib.sha256(json.dumps(told).encode())
     weights = {name: value.detach().cpu().contiguous() for name, value in potential.state_dict().items()}
     for name, value in weights.items():
         digest.update(name.encode())
@@ -194,6 +196,16 @@ def cached_package(potential: Potential) -> Package:
         contents = describe_potential(potential) | {"state_dict": weights, "frames": [], "about": {}}
         export_package(potential, path, contents)
     return read_package(path)
+
+
+@functools.cache
+def source_digest() -> str:
+    """Of all that a compiled step is made from: code compiled by an earlier version may have its mistakes."""
+    root, digest = Path(__file__).parents[1], hashlib.sha256()
+    folders = (root / name for name in ("backends", "models", "nn"))
+    for file in sorted([root / "potential.py", *(f for folder in folders for f in folder.glob("*.py"))]):
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def _settings() -> dict[str, Any]:

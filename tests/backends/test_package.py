@@ -210,3 +210,34 @@ def test_contents_are_plain_data(ckpt: Path) -> None:
     package = read_package(without_code(ckpt))
     assert package.contents.keys() == read_checkpoint(ckpt).keys()
     assert package.dtype == torch.float32
+
+
+def test_code_of_another_version_is_not_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its mistakes would stay when they are mended."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    written = []
+
+    def written_only(potential: object, path: Path, contents: dict[str, object]) -> None:
+        written.append(path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(packages, "export_package", written_only)
+    for source in ("one", "one", "another"):
+        monkeypatch.setattr(packages, "source_digest", lambda source=source: source)
+        with pytest.raises(KeyboardInterrupt):
+            packages.cached_package(make())
+    assert written[0] == written[1] != written[2]
+
+
+def test_the_source_digest_is_of_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = []
+    for text in ("one", "one", "another"):
+        for name in ("backends", "models", "nn"):
+            (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / "potential.py").write_text("")
+        (tmp_path / "nn/part.py").write_text(text)
+        monkeypatch.setattr(packages, "__file__", str(tmp_path / "backends/package.py"))
+        packages.source_digest.cache_clear()
+        digests.append(packages.source_digest())
+    packages.source_digest.cache_clear()
+    assert digests[0] == digests[1] != digests[2]
