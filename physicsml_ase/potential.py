@@ -17,7 +17,7 @@ from physicsml_ase.conventions import Label
 from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph, edge_vectors
 from physicsml_ase.nn.features import NUM_ELEMENTS, Features, mlp, segment_sum
-from physicsml_ase.nn.heads import DERIVED, HeadConfig, LabelHead, StdHead
+from physicsml_ase.nn.heads import DERIVED, HeadConfig, LabelHead, StdHead, Widths
 from physicsml_ase.nn.wall import Near, Wall
 
 Trust = dict[str, dict[str, Tensor]]
@@ -41,13 +41,13 @@ class Potential(nn.Module):
         super().__init__()
         self.config, self.domain, self.labels, self.heads = model, domain, labels, dict(heads or {})
         self.model = MODELS[model.name].module(model, domain)
-        scalars, vectors = self.model.num_node_scalars, self.model.num_node_vectors
+        widths = Widths.of(self.model)
         settings = {label.name: self.heads.get(label.name, HeadConfig()) for label in labels}
         own = [label for label in labels if label.name not in DERIVED or settings[label.name].direct]
         uncertain = [label for label in labels if settings[label.name].variance]
         # a list, since a label may have a name that no module can have
         self.label_heads = nn.ModuleList(
-            kind(label, settings[label.name], domain, scalars, vectors)
+            kind(label, settings[label.name], domain, widths)
             for kind, of in ((LabelHead, own), (StdHead, uncertain))
             for label in of
         )
@@ -57,7 +57,8 @@ class Potential(nn.Module):
         self.explicit = getattr(self.model, "gives_gradient", False)
         """Whether the model returns its energy's gradient itself, so that nothing is differentiated for forces."""
         headless = self.explicit or getattr(self.model, "gives_energy", False)
-        self.energy_head = mlp(scalars, scalars, 1) if self.has_energy and not headless else None
+        learns = self.has_energy and not headless
+        self.energy_head = mlp(widths.node_scalars, widths.node_scalars, 1) if learns else None
         if self.energy_head is not None:
             last = self.energy_head[-1]
             assert isinstance(last, nn.Linear)

@@ -109,6 +109,10 @@ def not_compilable(potential: Potential) -> str | None:
         return f"{potential.config.name} has no compiled step: use backend='eager'"
     if not potential.has_energy:
         return "a model without an energy is not compiled: use backend='eager'"
+    if getattr(potential.model, "num_edge_scalars", 0) and any(x.level == "edge" for x in potential.labels):
+        return (
+            f"edges' labels are not read off compiled steps of {potential.config.name}: use backend='eager'"
+        )
     return None
 
 

@@ -110,6 +110,7 @@ class Allegro(nn.Module):
         self.shifts = nn.Parameter(ones * shift, requires_grad=config.trainable_shifts)
         self.repulsion = 1 / domain.energy_scale if config.zbl else None
         self.num_node_scalars, self.num_node_vectors = f, u if self.lmax else 0
+        self.num_edge_scalars = f
 
     def forward(self, graph: Graph, r_ij: Tensor, rows: PairRows | None = None) -> Features:
         """Of edges r_ij (E, 3); `rows` are theirs, where they are known."""

@@ -105,7 +105,7 @@ class EGNN(nn.Module):
         f = config.hidden_dim
         self.num_node_scalars = f
         self.num_node_vectors = config.num_layers if config.coordinate_updates else 0
-        self.edge_channels = f if config.edge_updates else 0
+        self.num_edge_scalars = f if config.edge_updates else 0
         self.cutoff = domain.cutoff
         self.embed = NodeEmbedding(f, domain)
         self.radial = BesselBasis(config.num_radial, domain.cutoff)
@@ -117,7 +117,7 @@ class EGNN(nn.Module):
         d_ij, _ = lengths_and_directions(r_ij)
         radial, ending = self.radial(d_ij), envelope(d_ij / self.cutoff)  # (E, K), (E, 1)
         h, r = self.embed(graph), r_ij / self.cutoff
-        a = r.new_zeros(r.shape[0], self.edge_channels) if self.edge_channels else None
+        a = r.new_zeros(r.shape[0], self.num_edge_scalars) if self.num_edge_scalars else None
         moved = []
         for layer in self.layers:
             h, a, moves = layer(h, a, r, radial, ending, i, j)

@@ -5,7 +5,7 @@ scalars about their mean (`Domain.label_scales`, `label_shifts`). Shapes: N atom
 F channels.
 """
 
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,12 +37,25 @@ class HeadConfig:
     this by itself."""
 
 
+class Widths(NamedTuple):
+    """How many channels a model's `Features` have of each kind."""
+
+    node_scalars: int
+    node_vectors: int
+    edge_scalars: int = 0
+
+    @classmethod
+    def of(cls, model: Any) -> "Widths":
+        """Those of an architecture; without `num_edge_scalars`, its edges have no features."""
+        return cls(model.num_node_scalars, model.num_node_vectors, getattr(model, "num_edge_scalars", 0))
+
+
 class ScalarHead(nn.Module):
     """One invariant number for each atom."""
 
-    def __init__(self, num_scalars: int, num_vectors: int) -> None:
+    def __init__(self, widths: Widths) -> None:
         super().__init__()
-        self.read = mlp(num_scalars, num_scalars, 1)
+        self.read = mlp(widths.node_scalars, widths.node_scalars, 1)
 
     def forward(self, graph: Graph, features: Features, r_ij: Tensor) -> Tensor:  # -> (N,)
         return self.read(features.node_scalars)[:, 0]
@@ -51,8 +64,9 @@ class ScalarHead(nn.Module):
 class VectorHead(nn.Module):
     """One vector for each atom: its vector channels, weighed by its scalars."""
 
-    def __init__(self, num_scalars: int, num_vectors: int) -> None:
+    def __init__(self, widths: Widths) -> None:
         super().__init__()
+        num_scalars, num_vectors = widths.node_scalars, widths.node_vectors
         self.gate = mlp(num_scalars, num_scalars, num_vectors)
 
     def forward(self, graph: Graph, features: Features, r_ij: Tensor) -> Tensor:  # -> (N, 3)
@@ -67,10 +81,10 @@ class DipoleHead(nn.Module):
     has none: its dipole would depend on how atoms are wrapped.
     """
 
-    def __init__(self, num_scalars: int, num_vectors: int) -> None:
+    def __init__(self, widths: Widths) -> None:
         super().__init__()
-        self.local = VectorHead(num_scalars, num_vectors)
-        self.charge = mlp(num_scalars, num_scalars, 1)
+        self.local = VectorHead(widths)
+        self.charge = mlp(widths.node_scalars, widths.node_scalars, 1)
 
     def forward(self, graph: Graph, features: Features, r_ij: Tensor) -> Tensor:
         """Dipoles of the atoms, (N, 3), in units of the label's scale."""
@@ -86,8 +100,9 @@ class DipoleHead(nn.Module):
 class TensorHead(nn.Module):
     """One symmetric matrix for each atom: isotropic, and products of its vector channels."""
 
-    def __init__(self, num_scalars: int, num_vectors: int) -> None:
+    def __init__(self, widths: Widths) -> None:
         super().__init__()
+        num_scalars, num_vectors = widths.node_scalars, widths.node_vectors
         self.gate = mlp(num_scalars, num_scalars, num_vectors + 1)
         self.mix = nn.Linear(num_vectors, num_vectors, bias=False)
 
@@ -102,18 +117,23 @@ class TensorHead(nn.Module):
 
 
 class EdgeHead(nn.Module):
-    """One invariant number for each edge, from both of its atoms and its length."""
+    """One invariant number for each edge, from both of its atoms, its length and, where it has any, its features."""
 
-    def __init__(self, num_scalars: int, num_vectors: int) -> None:
+    def __init__(self, widths: Widths) -> None:
         super().__init__()
-        self.read = mlp(2 * num_scalars + 1, num_scalars, 1)
+        self.has_features = widths.edge_scalars > 0
+        self.read = mlp(2 * widths.node_scalars + 1 + widths.edge_scalars, widths.node_scalars, 1)
 
     def forward(self, graph: Graph, features: Features, r_ij: Tensor) -> Tensor:  # -> (E,)
         i, j = graph.edge_index
         s = features.node_scalars
         centre, neighbor = s.index_select(0, i), s.index_select(0, j)
         d_ij, _ = lengths_and_directions(r_ij)
-        return self.read(torch.cat([centre, neighbor, d_ij], dim=-1))[:, 0]
+        told = [centre, neighbor, d_ij]
+        if self.has_features:
+            assert features.edge_scalars is not None
+            told.append(features.edge_scalars)
+        return self.read(torch.cat(told, dim=-1))[:, 0]
 
 
 class EdgeVectorHead(EdgeHead):
@@ -126,12 +146,10 @@ class EdgeVectorHead(EdgeHead):
 class LabelHead(nn.Module):
     """The head of one label, pooled to its level and in its units."""
 
-    def __init__(
-        self, label: Label, settings: HeadConfig, domain: Domain, num_scalars: int, num_vectors: int
-    ) -> None:
+    def __init__(self, label: Label, settings: HeadConfig, domain: Domain, widths: Widths) -> None:
         super().__init__()
         vectors = label.shape != ()
-        if vectors and not num_vectors and label.level != "edge":
+        if vectors and not widths.node_vectors and label.level != "edge":
             raise InputError(f"label {label.name!r} has directions, but this architecture has no vectors")
         kinds: dict[tuple[bool, tuple[int, ...]], type[nn.Module]] = {
             (False, ()): ScalarHead,
@@ -145,7 +163,7 @@ class LabelHead(nn.Module):
             raise InputError(
                 f"label {label.name!r}: there is no head for shape {label.shape} per {label.level}"
             )
-        self.label, self.head = label, kind(num_scalars, num_vectors)
+        self.label, self.head = label, kind(widths)
         known = PROPERTIES.get(label.name)
         self.pool = settings.pool or ("sum" if known is not None and known.extensive else "mean")
         self.scale = domain.label_scales.get(label.name, 1.0)
@@ -168,9 +186,7 @@ class StdHead(nn.Module):
     Of a sum over atoms the atoms' variances add up; of a mean they are averaged.
     """
 
-    def __init__(
-        self, label: Label, settings: HeadConfig, domain: Domain, num_scalars: int, num_vectors: int
-    ) -> None:
+    def __init__(self, label: Label, settings: HeadConfig, domain: Domain, widths: Widths) -> None:
         super().__init__()
         if label.shape != ():
             raise InputError(
@@ -178,7 +194,7 @@ class StdHead(nn.Module):
                 f"{label.shape}"
             )
         self.label = label
-        self.read = (EdgeHead if label.level == "edge" else ScalarHead)(num_scalars, num_vectors)
+        self.read = (EdgeHead if label.level == "edge" else ScalarHead)(widths)
         known = PROPERTIES.get(label.name)
         self.pool = settings.pool or ("sum" if known is not None and known.extensive else "mean")
         derived = label.name in DERIVED and not settings.direct

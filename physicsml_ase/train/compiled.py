@@ -56,34 +56,34 @@ class CompiledPotential:
 
     def __call__(self, graph: Graph) -> dict[str, Tensor]:
         """As `Potential.forward`; the first call compiles, which takes a minute or more."""
-        # sizes of 0 and 1, and equal sizes, would be compiled anew each time
         if self.given_up:
             return self.potential(graph)
-        if not _ordinary(graph):
-            if not self._told:
-                self._told = True
-                log.warning(
-                    "compile: batches of one structure, or of sizes equal by chance, are not compiled"
-                )
-            return self.potential(graph)
         if self.potential.explicit:
-            return self._explicitly(graph)
+            return self._explicitly(graph) if _ordinary(graph, 0) else self._plainly(graph)
         with torch.no_grad():
             r_ij = edge_vectors(graph)
             if self.potential.wall is not None and self.potential.wall.near(graph, r_ij) is not None:
                 return self.potential(graph)  # which no structure of the training data needs
+        num_structures, graph = len(graph.num_atoms), _filled_up(graph)
         weights: list[Tensor] = list(self.potential.parameters())
         tensors = _without_labels(graph)
         rows = row_tensors(self.potential, graph) if takes_rows(self.potential) else []
-        if any(size < 2 for x in rows for size in x.shape):
-            return self.potential(graph)
+        if not _ordinary(graph, len(graph.num_atoms)) or any(size < 2 for x in rows for size in x.shape):
+            return _first(num_structures, graph, self._plainly(graph))
         if self._function is None:
             log.info("compiling the training step, once")
             self._function = self._compile(weights, graph, rows)
             if not self._agrees(graph, dict(zip(self._names, self._function(weights, tensors, r_ij, rows)))):
                 self.given_up = True
-                return self(graph)
-        return dict(zip(self._names, self._function(weights, tensors, r_ij, rows)))
+                return _first(num_structures, graph, self(graph))
+        out = dict(zip(self._names, self._function(weights, tensors, r_ij, rows)))
+        return _first(num_structures, graph, out)
+
+    def _plainly(self, graph: Graph) -> dict[str, Tensor]:
+        if not self._told:
+            self._told = True
+            log.warning("compile: batches without two atoms, two edges and two rows of them are not compiled")
+        return self.potential(graph)
 
     def _explicitly(self, graph: Graph) -> dict[str, Tensor]:
         """A model that writes out its gradient is compiled as it is: its training differentiates only once."""
@@ -112,7 +112,7 @@ class CompiledPotential:
         for name, value in plain.items():
             missing = value.isnan() & compiled[name].isnan()  # such as the stress of a molecule
             error = torch.where(missing, 0.0, compiled[name] - value).abs().max().item()
-            if not error <= tolerance * float(value.nan_to_num().abs().max().clamp_min(1e-3)):
+            if not error <= tolerance * float(value.detach().nan_to_num().abs().max().clamp_min(1e-3)):
                 wrong = name, error
         if wrong is None:
             weights = [p for p in self.potential.parameters() if p.requires_grad]
@@ -193,9 +193,38 @@ def _telling(graph: Graph, weights: list[Tensor]) -> Graph:
     return example
 
 
-def _ordinary(graph: Graph) -> bool:
-    sizes = {len(graph.num_atoms), len(graph.positions), len(graph.reverse)}
-    return len(sizes) == 3 and min(sizes) > 1
+def _ordinary(graph: Graph, num_structures: int) -> bool:
+    """Whether code is compiled once for the batch's sizes: for 0, 1 and equal ones it would be anew, each time."""
+    num_atoms, num_edges = len(graph.positions), len(graph.reverse)
+    return min(num_atoms, num_edges) > 1 and len({num_structures, num_atoms, num_edges}) == 3
+
+
+def _filled_up(graph: Graph) -> Graph:
+    """The batch with structures without edges, and that no atom belongs to, where it has one or as many as atoms."""
+    s, taken = len(graph.num_atoms), {0, 1, len(graph.positions), len(graph.reverse)}
+    more = next(n for n in range(len(taken) + 1) if s + n not in taken)
+    if not more:
+        return graph
+
+    def longer(x: Tensor) -> Tensor:
+        return torch.cat([x, x[:1].expand(more, *x.shape[1:])])
+
+    # means over their atoms would not be numbers without any
+    return graph._replace(
+        num_atoms=torch.cat([graph.num_atoms, graph.num_atoms.new_ones(more)]),
+        num_edges=torch.cat([graph.num_edges, graph.num_edges.new_zeros(more)]),
+        cell=longer(graph.cell),
+        pbc=longer(graph.pbc),
+        inputs={name: longer(x) if name == "graph_attrs" else x for name, x in graph.inputs.items()},
+    )
+
+
+def _first(num_structures: int, graph: Graph, out: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What was predicted of the structures that a batch had before it was filled up."""
+    filled = len(graph.num_atoms)
+    if filled == num_structures:
+        return out
+    return {name: x[:num_structures] if len(x) == filled else x for name, x in out.items()}
 
 
 def _without_labels(graph: Graph) -> list[Tensor]:

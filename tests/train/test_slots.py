@@ -6,14 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from runs_for_tests import SMALL, frames, settings
 from test_contract import SMALL as ARCHITECTURES
 from test_contract import has_vectors
 
+from physicsml_ase.atoms import to_graph
+from physicsml_ase.backends.package import not_compilable
 from physicsml_ase.config import MODELS, validate
 from physicsml_ase.conventions import InputError
 from physicsml_ase.data.datamodule import DataModule
+from physicsml_ase.graph import edge_vectors
 from physicsml_ase.recipe import merge
 from physicsml_ase.train.run import Data, Result, start
 from physicsml_ase.train.settings import RunConfig
@@ -100,6 +104,26 @@ def test_every_architecture_learns_every_slot(tmp_path: Path, name: str, slot: s
     result = start(config, Data(labelled()), tmp_path / "run")
     losses = losses_of(result, slot.removeprefix("direct "))
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    "model", [{"name": "allegro"}, {"name": "egnn", "edge_updates": True}], ids=["allegro", "egnn"]
+)
+def test_labels_of_edges_are_read_off_their_features(tmp_path: Path, model: dict[str, Any]) -> None:
+    slots = {"y_graph_scalars": ["energy"], "y_edge_scalars": ["bond"], "y_edge_vector": "pull"}
+    config = of_architecture(model["name"], {"datamodule": slots, "model": model})
+    result = start(config, Data(labelled()), tmp_path / "run")
+    for label in ("bond", "pull"):
+        losses = losses_of(result, label)
+        assert losses[-1] < losses[0]
+    potential, graph = result.potential, to_graph(labelled()[0], 3.0)
+    features = potential.features(graph)
+    assert features.edge_scalars is not None
+    others = features._replace(edge_scalars=features.edge_scalars + 1.0)
+    r_ij = edge_vectors(graph).to(potential.dtype)
+    for head in potential.label_heads:
+        assert not torch.allclose(head(graph, features, r_ij), head(graph, others, r_ij))
+    assert "edges' labels" in str(not_compilable(potential))
 
 
 @pytest.mark.parametrize("name", [name for name in sorted(MODELS) if not has_vectors(name)])
