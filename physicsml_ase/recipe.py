@@ -21,6 +21,7 @@ RECIPE: dict[str, Any] = {
     },
     "optimizer": {"name": "MuonAdam", "config": {"lr": 0.01}},
     "compile": "auto",
+    "on_overfitting": "distil",
     "trainer": {"gradient_clip_val": 10.0, "gradient_clip_algorithm": "norm"},
 }
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from physicsml_ase.conventions import InputError, Label
 from physicsml_ase.data.batching import Rule
+from physicsml_ase.data.flat import Flat
 from physicsml_ase.data.loader import GraphLoader
 from physicsml_ase.data.references import Wanted
 from physicsml_ase.data.resolve import Resolved, resolve
@@ -59,6 +60,7 @@ class DataModule(pl.LightningDataModule):
         self.seed, self.reference_energies = seed, reference_energies
         self._open: dict[str, list[GraphLoader]] = {}
         self._resolved: Resolved | None = None
+        self._extended: dict[str, Store] = {}
 
     @property
     def labels(self) -> tuple[Label, ...]:
@@ -104,6 +106,15 @@ class DataModule(pl.LightningDataModule):
         stores, rules = self.resolve().stores["train"], self.config.train
         loaders = [self._loader("train", name, store, rules) for name, store in stores.items()]
         return collate([loader.store.read(loader.plan().share(0).indices) for loader in loaders])
+
+    def extend(self, name: str, more: Flat) -> None:
+        """Have the loader of training batches give these structures as well, beside those of a source in memory.
+
+        Nothing else is changed: they are no part of the data that statistics and errors are of.
+        """
+        store = self.resolve().stores["train"][name]
+        assert isinstance(store, MemoryStore)
+        self._extended[name] = store.extended(more)
 
     def keep_constants(self, constants: EdgeConstants, most_bytes: int) -> None:
         """Keep what a model computes of edges beside those of the training and validation sets in memory.
@@ -172,6 +183,8 @@ class DataModule(pl.LightningDataModule):
 
     def _loaders(self, set_: str) -> Loaders:
         stores = self.resolve().stores[set_]
+        if set_ == "train":
+            stores = stores | self._extended
         if not stores:
             raise InputError(f"no {set_} data were given")
         batches: PredictBatches = getattr(self.config, set_)

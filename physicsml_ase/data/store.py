@@ -103,6 +103,14 @@ class MemoryStore:
     def __len__(self) -> int:
         return len(self.flat)
 
+    def extended(self, more: Flat) -> "MemoryStore":
+        """These structures and others, without what was kept beside the edges of these."""
+        names = [(level, name) for level, of in more.arrays.items() for name in of]
+        own: dict = {level: {} for level in more.arrays}
+        for level, name in names:
+            own[level][name] = self.flat.arrays[level][name]
+        return MemoryStore([Flat(own), more])
+
     def keep_constants(self, constants: EdgeConstants) -> None:
         """Compute these once and keep them beside the edges: 4 F bytes each."""
         whole = torch.empty(int(self.flat.starts["edge"][-1]), constants.width)

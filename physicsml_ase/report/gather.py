@@ -13,7 +13,7 @@ from physicsml_ase.data.settings import DataModuleConfig
 from physicsml_ase.data.sources import Source
 from physicsml_ase.data.sources.source import concat
 from physicsml_ase.potential import Potential
-from physicsml_ase.train.folder import RunFolder
+from physicsml_ase.train.folder import RunFolder, student_folder
 
 LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (\w+) (.*)")
 STATES = {
@@ -60,6 +60,9 @@ def read_run(root: Path) -> Run:
     record = folder.read_record()
     stages = sorted(root.glob("stage-*/run.json"))
     last = RunFolder(stages[-1].parent) if stages else folder
+    taught = "alone" in record and record["alone"]["best"] != record["best"]
+    if taught:
+        last = student_folder(root)
     if stages:  # the last stage knows its data and errors, the whole run how it ended
         record = last.read_record() | record
     run = Run(
@@ -75,6 +78,10 @@ def read_run(root: Path) -> Run:
         run.notes.append("There are no metrics yet, so there are no learning curves.")
     elif len(stages) > 1:
         run.notes.append(f"The run has {len(stages)} stages; the learning curves are the last one's.")
+    if taught:
+        run.notes.append(
+            "The model is the student of a committee, and the learning curves are the student's."
+        )
     if not run.log:
         run.notes.append("There is no train.log in the folder, so warnings of the run are not known.")
     _open_model(run, folder, last)

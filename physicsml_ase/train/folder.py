@@ -32,7 +32,7 @@ from physicsml_ase.config import load
 from physicsml_ase.conventions import InputError
 from physicsml_ase.version import __version__
 
-STAGE = re.compile(r"stage-\d+")
+STAGE = re.compile(r"stage-\d+|member-\d+|student")
 PACKAGES = ("torch", "lightning", "ase", "vesin", "h5py", "numpy", "pydantic")
 
 
@@ -61,7 +61,7 @@ class RunFolder:
 
     @property
     def run(self) -> Path:
-        """The folder to name to users: of a stage, that of the whole run."""
+        """The folder to name to users: of a stage or part, that of the whole run."""
         return self.root.parent if STAGE.fullmatch(self.root.name) else self.root
 
     def publish(self, model: Path) -> None:
@@ -192,6 +192,16 @@ class _LogFile(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Say nothing, where logging would print a traceback."""
+
+
+def committee_folder(root: Path, number: int) -> RunFolder:
+    """Where a member (1, 2, ...) of a run's committee is kept."""
+    return RunFolder(root / f"member-{number}")
+
+
+def student_folder(root: Path) -> RunFolder:
+    """Where the committee's student is kept."""
+    return RunFolder(root / "student")
 
 
 def is_first_process() -> bool:

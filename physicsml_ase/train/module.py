@@ -274,6 +274,13 @@ class PotentialModule(pl.LightningModule):
         }
         return True
 
+    @property
+    def training_loss(self) -> float | None:
+        """The mean loss of this epoch's steps so far; None before the first."""
+        if self._epoch is None:
+            return None
+        return self.loss.total(self._epoch[0] / self._epoch[1].clamp_min(1)).item()
+
     def averaged_weights(self) -> Mapping[str, Tensor]:
         """The averaged weights, or without averaging the present ones."""
         if self.ema:

@@ -2,8 +2,11 @@
 
 import dataclasses
 import logging
+import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +22,18 @@ from physicsml_ase.conventions import InputError
 from physicsml_ase.data.datamodule import DataModule
 from physicsml_ase.data.sample import sample
 from physicsml_ase.potential import Potential, Trust
-from physicsml_ase.train.folder import RunFolder, is_first_process
+from physicsml_ase.train.folder import RunFolder, committee_folder, is_first_process, student_folder
 from physicsml_ase.train.given import Data, as_text, refuse_changed_data, with_data
 from physicsml_ase.train.metrics import in_words
 from physicsml_ase.train.module import PotentialModule
+from physicsml_ase.train.overfitting import (
+    Plan,
+    StopWhereOverfitting,
+    can_teach,
+    of_member,
+    of_student,
+    teach,
+)
 from physicsml_ase.train.pace import EndInTime, TellProgress
 from physicsml_ase.train.parts import (
     continued,
@@ -67,6 +78,15 @@ class Start(NamedTuple):
     potential: Potential | None = None
     ckpt: Path | None = None
     at: float | None = None
+    member: int = 0
+    """Of a committee, from 1 on: weights and batches are others."""
+    teachers: tuple[Path, ...] = ()
+    """Models of a committee, from which a student learns too."""
+
+    @property
+    def is_part(self) -> bool:
+        """Whether it is one of several trainings of a run on the same data, of which the first has told them."""
+        return self.member > 0 or bool(self.teachers)
 
 
 def start(
@@ -122,7 +142,7 @@ def _run(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
         log.setLevel(logging.WARNING)  # the others would tell the same
     stages = stage_configs(config, folder.root)
     if len(stages) == 1:
-        return _fit(stages[0], data, folder, begin)
+        return _fit_and_teach(stages[0], data, folder, begin)
     results: list[Result] = []
     for number, stage in enumerate(stages, 1):
         part = stage_folder(folder.root, number)
@@ -150,19 +170,74 @@ def _run(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
     return last._replace(folder=folder)
 
 
+def _fit_and_teach(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Result:
+    """One training and, where its data had no more to tell, a committee and their student."""
+    record = folder.read_record() if is_first_process() else {}
+    if "plan" in record:  # an earlier session came so far
+        first = Result(load_potential(folder.model), folder, record["best"], record["test"], 0)
+        begin = Start()
+    else:
+        first = _fit(config, data, folder, begin)
+        record = folder.read_record() if is_first_process() else {}
+    if "plan" not in record or first.interrupted:
+        return first
+    try:
+        last = _taught(config, data, folder, begin.at, Plan(*record["plan"]))
+    except InputError as error:
+        log.warning("the committee and its student were given up: %s", error)
+        last = None
+    if last is not None and last.interrupted:
+        folder.write_record(status="interrupted")
+        _tell_the_end(folder, first.best, first.test_errors, True)
+        return first._replace(interrupted=last.interrupted)
+    alone = {"best": first.best, "test": first.test_errors}
+    if last is not None and last.best.get("score", math.inf) < first.best["score"]:
+        folder.publish(last.folder.model)
+        first = last._replace(folder=folder)
+    folder.write_record(best=first.best, test=first.test_errors, status="finished", alone=alone)
+    _tell_the_end(folder, first.best, first.test_errors, False)
+    return first
+
+
+def _taught(config: RunConfig, data: Data, folder: RunFolder, at: float | None, plan: Plan) -> Result:
+    """The student of a committee, or the part at which it was interrupted."""
+    teachers = []
+    for number in range(1, plan.members + 1):
+        part = committee_folder(folder.root, number)
+        teachers.append(part.model)
+        if not part.is_finished:
+            log.info("committee: member %d of %d, %d steps", number, plan.members, plan.steps)
+            result = _part(of_member(config, plan), data, part, Start(member=number))
+            if result.interrupted:
+                return result
+    log.info("student of the %d members, %d steps at most", plan.members, plan.student_steps)
+    if at is None and plan.student_seconds is not None:
+        left = dataclasses.replace(config.trainer, max_time=timedelta(seconds=plan.student_seconds))
+        config = dataclasses.replace(config, trainer=left)
+    begin = Start(at=at, teachers=tuple(teachers))
+    return _part(of_student(config, plan), data, student_folder(folder.root), begin)
+
+
+def _part(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Result:
+    if not folder.is_used:
+        folder.create()
+        folder.write_record(status="started")
+    return _fit(config, data, folder, begin._replace(ckpt=_last(folder)))
+
+
 def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Result:
     """One training, from the data to the deployable model; of a run in stages, one of them."""
     torch.set_float32_matmul_precision(config.float32_matmul_precision)
     saved = read_training(begin.ckpt) if begin.ckpt else None
-    datamodule = open_data(config, data._asdict(), continued(config, saved) if saved else None)
-    if is_first_process() and saved is None:
-        keys = {label.name: label.key for label in datamodule.labels}
-        tell(datamodule.sources, datamodule.domain.cutoff, keys)
-    potential = make_potential(config, datamodule, saved, begin.potential)
-    config = settled(config, potential, datamodule, new=saved is None)
-    step_by = how_to_step(config, potential)
-    if config.trainer.precision == 32 and step_by != "kernel":
-        keep_constants(potential, datamodule)
+    with _said_before(begin.is_part):
+        config, datamodule = _opened(config, data, begin, saved)
+        potential = make_potential(config, datamodule, saved, begin.potential)
+        config = settled(config, potential, datamodule, new=saved is None)
+        step_by = how_to_step(config, potential)
+        if config.trainer.precision == 32 and step_by != "kernel":
+            keep_constants(potential, datamodule)
+        weights = sum(p.numel() for p in potential.parameters() if p.requires_grad)
+        log.info("model %s: %d weights, cut-off %g Å", config.model.name, weights, potential.domain.cutoff)
     config = dataclasses.replace(config, loss=make_loss(config, potential))
     seconds = config.trainer.max_time.total_seconds() if config.trainer.max_time else None
     budget = Budget(seconds=seconds, started_at=begin.at)
@@ -184,11 +259,12 @@ def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
         summary = _record_begin(folder, config, data, summary, potential)
     trainer = _trainer(config, folder, budget)
     resumable = Resumable(folder.last, SAVE_EVERY_SECONDS)
+    watch = StopWhereOverfitting(budget)
+    if can_teach(config, potential, datamodule, trainer.world_size):
+        trainer.callbacks.append(watch)  # type: ignore[attr-defined]
     trainer.callbacks.append(resumable)  # type: ignore[attr-defined]
     if trainer.is_global_zero:
         trainer.loggers = [*trainer.loggers, folder.csv_logger(saved["global_step"] if saved else None)]
-    weights = sum(p.numel() for p in potential.parameters() if p.requires_grad)
-    log.info("model %s: %d weights, cut-off %g Å", config.model.name, weights, potential.domain.cutoff)
     interrupted = 0
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -206,10 +282,33 @@ def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
             if not isinstance(error, InputError) or not module.best:
                 raise _in_one_line(error) from None
             # the loss is not finite, or a frame can not be used: what was good until then is not lost
-            _finish(about | {"data": summary}, trainer, module, datamodule, folder, FAILED)
+            _finish(about | {"data": summary}, trainer, module, datamodule, folder, FAILED, begin)
+            _tell_the_end(folder, module.best, {}, False)
             raise InputError(f"{error}; the best model until then is {folder.model}") from None
         interrupted = resumable.signal  # it reached the data workers too, and they died of it
-    return _finish(about | {"data": summary}, trainer, module, datamodule, folder, interrupted)
+    result = _finish(about | {"data": summary}, trainer, module, datamodule, folder, interrupted, begin)
+    if watch.plan is not None and not interrupted:
+        words = "validation gets worse since step %d: more steps would not help, more frames would"
+        log.info(words, result.best["step"])
+        folder.write_record(plan=list(watch.plan), status="running")
+    elif not begin.is_part and trainer.is_global_zero:
+        _tell_the_end(folder, result.best, result.test_errors, interrupted > 0)
+    return result
+
+
+def _opened(
+    config: RunConfig, data: Data, begin: Start, saved: Mapping[str, Any] | None
+) -> tuple[RunConfig, DataModule]:
+    """The data of a training, and its config with the seed that is its own after they were split."""
+    datamodule = open_data(config, data._asdict(), continued(config, saved) if saved else None)
+    config = dataclasses.replace(config, seed=config.seed + begin.member)
+    datamodule.seed = config.seed
+    if begin.teachers:
+        teach(datamodule, [load_potential(path) for path in begin.teachers], config.seed)
+    if is_first_process() and saved is None and not begin.is_part:
+        keys = {label.name: label.key for label in datamodule.labels}
+        tell(datamodule.sources, datamodule.domain.cutoff, keys)
+    return config, datamodule
 
 
 def _record_begin(
@@ -231,6 +330,7 @@ def _finish(
     datamodule: DataModule,
     folder: RunFolder,
     interrupted: int,
+    begin: Start,
 ) -> Result:
     """Put the best weights on, write the deployable model, and test it, whatever ended the training."""
     potential, best = module.potential, module.best
@@ -250,15 +350,15 @@ def _finish(
     settle_walls(potential)
     if trainer.is_global_zero:
         write_model()  # before the test, which may take long and be stopped
-    if datamodule.has_test and not interrupted:
+    if datamodule.has_test and not interrupted and not begin.member:
         values = trainer.test(module, datamodule=datamodule, verbose=False)[0]
         test_errors = {k.removeprefix("test/"): v for k, v in values.items() if not k.endswith("loss")}
     if trainer.is_global_zero:
-        potential.trust = _measured(potential.to(trainer.strategy.root_device), datamodule)
+        if not begin.member:
+            potential.trust = _measured(potential.to(trainer.strategy.root_device), datamodule)
         if test_errors or potential.trust:
             write_model()
         folder.write_record(best=best, test=test_errors, status=_status(interrupted))
-        _tell_the_end(folder, best, test_errors, interrupted > 0)
     return Result(potential.to("cpu").eval().requires_grad_(False), folder, best, test_errors, interrupted)
 
 
@@ -332,6 +432,18 @@ def _in_one_line(error: Exception) -> Exception:
         if text.startswith("Early stopping conditioned on")
         else error
     )
+
+
+@contextmanager
+def _said_before(quiet: bool) -> Iterator[None]:
+    """Without what the first training of a run has said of the same data."""
+    level = log.level
+    if quiet:
+        log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _last(folder: RunFolder) -> Path | None:

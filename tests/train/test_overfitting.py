@@ -1,0 +1,164 @@
+"""Labels that nothing can be learned from: the training remembers them, and validation gets worse."""
+
+import dataclasses
+import logging
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
+from runs_for_tests import frames, settings
+
+from physicsml_ase.checkpoint import load_potential
+from physicsml_ase.data.datamodule import DataModule
+from physicsml_ase.recipe import merge
+from physicsml_ase.train import overfitting
+from physicsml_ase.train import run as module
+from physicsml_ase.train.folder import RunFolder
+from physicsml_ase.train.given import Data
+from physicsml_ase.train.named import NamedConfig
+from physicsml_ase.train.overfitting import COPIES, FEWEST, MOST, Plan, planned, teach
+from physicsml_ase.train.run import Result, resume, start
+from physicsml_ase.train.settings import RunConfig
+
+CONFIG: dict[str, Any] = {
+    "on_overfitting": "distil",
+    "model": {"channels": 16},
+    "datamodule": {"train": {"batch_size": 8}},
+    "trainer": {"max_epochs": 150},
+    "optimizer": {"name": "MuonAdam", "config": {"lr": 2e-2}},
+}
+
+
+def noise(seed: int, count: int = 16) -> list[Atoms]:
+    """Molecules with EMT's energies, and its forces with noise."""
+    rng, result = np.random.default_rng(100 + seed), []
+    for atoms in frames(count, seed):
+        forces = atoms.get_forces() + 1.0 * rng.normal(size=atoms.positions.shape)
+        atoms.calc = SinglePointCalculator(atoms, energy=atoms.get_potential_energy(), forces=forces)
+        result.append(atoms)
+    return result
+
+
+def run(folder: Path, *overrides: dict[str, Any]) -> Result:
+    config = CONFIG
+    for override in overrides:
+        config = merge(config, override)
+    return start(settings(config), Data(noise(0), noise(1), noise(2)), folder)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(overfitting, "FEW_STEPS", 1)
+        patch.setattr(logging.getLogger("physicsml_ase"), "level", logging.INFO)
+        return run(tmp_path_factory.mktemp("whole") / "run")
+
+
+def test_a_committee_and_its_student_follow(whole: Result) -> None:
+    record, root = whole.folder.read_record(), whole.folder.root
+    plan = Plan(*record["plan"])
+    assert record["status"] == "finished"
+    assert FEWEST <= plan.members <= MOST
+    models = [root / f"member-{k + 1}/model.ckpt" for k in range(plan.members)]
+    weights = [torch.cat([p.flatten() for p in load_potential(path).parameters()]) for path in models]
+    assert all(not torch.equal(a, b) for a, b in zip(weights, weights[1:]))
+    student = RunFolder(root / "student").read_record()
+    assert whole.best["score"] == min(record["alone"]["best"]["score"], student["best"]["score"])
+    assert whole.best == record["best"]
+    assert set(whole.test_errors) >= {"energy/rmse", "forces/rmse"}
+    told = (root / "train.log").read_text()
+    assert "validation gets worse since step" in told
+    assert told.count("committee: member") == plan.members
+    assert told.count("labels found and learned") == told.count("best validation RMSE") == 1
+
+
+def test_without_overfitting_nothing_follows(tmp_path: Path) -> None:
+    config = merge(CONFIG, {"trainer": {"max_epochs": 5}})
+    result = start(settings(config), Data(frames(12), frames(12, 1)), tmp_path / "run")
+    assert "plan" not in result.folder.read_record()
+    assert not list(tmp_path.glob("run/member-*"))
+
+
+def test_asked_to_go_on(tmp_path: Path) -> None:
+    result = run(tmp_path / "run", {"on_overfitting": "go_on", "trainer": {"max_epochs": 100}})
+    assert "plan" not in result.folder.read_record()
+
+
+def test_plans() -> None:
+    """What is spent is what is left; too little of it, or a best validation too late, and the run goes on."""
+    for best, step, progress in ((1000, 2000, 0.2), (1000, 3000, 0.5), (5000, 9000, 0.4)):
+        plan = planned(best, step, progress, 100.0)
+        assert plan is not None
+        left = step / progress * (1 - progress)
+        assert plan.members * plan.steps + plan.student_steps <= left
+        assert plan.student_steps >= 0.45 * left
+        assert 0.25 * best <= plan.steps <= best
+        assert plan.student_seconds == pytest.approx(100 * plan.student_steps / (step / progress), rel=0.01)
+    assert planned(9000, 9500, 0.95, None) is None
+    assert planned(1, 5, 0.9, None) is None
+
+
+def test_what_is_taught(tmp_path: Path) -> None:
+    """Structures near to the training data, with the mean of the teachers, strained where they are periodic."""
+    crystals = []
+    for k in range(4):
+        atoms = bulk("Cu", cubic=True)
+        atoms.rattle(0.05, seed=k)
+        rng = np.random.default_rng(k)
+        forces = rng.normal(size=(4, 3))
+        atoms.calc = SinglePointCalculator(atoms, energy=float(k), forces=forces, stress=rng.normal(size=6))
+        crystals.append(atoms)
+    results = [
+        start(settings({"seed": k, "datamodule": {"validation_split": 1}}), Data(crystals), tmp_path / str(k))
+        for k in range(2)
+    ]
+    teachers = [result.potential for result in results]
+    data = DataModule(settings({"datamodule": {"validation_split": 1}}).datamodule, train=crystals)
+    data.resolve()
+    teach(data, teachers, seed=0)
+    assert len(data.resolve().stores["train"][""]) == 3
+    loader = data.train_dataloader()
+    store = loader.store
+    assert len(store) == 3 * (1 + COPIES)
+    volumes = set()
+    for k in range(3, len(store)):
+        graph = store.read(np.array([k]))
+        original = store.read(np.array([(k - 3) // COPIES]))
+        assert 0 < (graph.positions - original.positions).abs().max() < 1.0
+        volumes.add(round(float(torch.linalg.det(graph.cell[0])), 6))
+        outputs = [teacher(graph) for teacher in teachers]
+        for name in ("energy", "forces", "stress"):
+            mean = (outputs[0][name] + outputs[1][name]).double() / 2
+            torch.testing.assert_close(graph.targets[name], mean, rtol=1e-4, atol=1e-4)
+    assert len(volumes) == 3 * COPIES
+
+
+@pytest.mark.parametrize("part", [pytest.param("member-2", marks=pytest.mark.slow), "student"])
+def test_a_stopped_part_is_continued(
+    tmp_path: Path, whole: Result, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = module._fit
+
+    def interrupted(config: RunConfig, data: Data, folder: RunFolder, begin: module.Start) -> Result:
+        if folder.root.name == part and not folder.last.exists():
+            stop = NamedConfig(name="SignalBefore", config={"batch": 5, "signum": int(signal.SIGTERM)})
+            trainer = dataclasses.replace(config.trainer, callbacks=[stop])
+            config = dataclasses.replace(config, trainer=trainer)
+        return fit(config, data, folder, begin)
+
+    monkeypatch.setattr(module, "_fit", interrupted)
+    monkeypatch.setattr(overfitting, "FEW_STEPS", 1)
+    first = run(tmp_path / "run")
+    assert first.interrupted == signal.SIGTERM
+    assert first.folder.read_record()["status"] == "interrupted"
+    assert load_potential(tmp_path / "run/model.ckpt")
+    again = resume(tmp_path / "run", data=Data(noise(0), noise(1), noise(2)))
+    record = again.folder.read_record()
+    assert record["status"] == "finished"
+    assert record["best"] == whole.folder.read_record()["best"]
