@@ -275,11 +275,11 @@ class PotentialModule(pl.LightningModule):
         return True
 
     @property
-    def training_loss(self) -> float | None:
-        """The mean loss of this epoch's steps so far; None before the first."""
+    def training_losses(self) -> list[float] | None:
+        """The means of the loss's terms over this epoch's steps so far; None before the first."""
         if self._epoch is None:
             return None
-        return self.loss.total(self._epoch[0] / self._epoch[1].clamp_min(1)).item()
+        return (self._epoch[0] / self._epoch[1].clamp_min(1)).tolist()
 
     def averaged_weights(self) -> Mapping[str, Tensor]:
         """The averaged weights, or without averaging the present ones."""

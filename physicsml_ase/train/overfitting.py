@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import numpy as np
@@ -66,52 +66,69 @@ class Plan(NamedTuple):
     """What is left to the student where the run has a limit in time and is resumed."""
 
 
+class Best(NamedTuple):
+    """Where a term of the loss was lowest in validation."""
+
+    step: int
+    progress: float
+    validation: float
+    training: float
+
+
 class StopWhereOverfitting(pl.Callback):
     """Ends the training once validation gets worse while the training loss goes on falling, if a committee and a
-    student can be trained in what is left."""
+    student can be trained in what is left.
+
+    What is looked at is the largest term of the validation loss: as a rule the forces', beside which energies that
+    still get better count for little.
+    """
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
         self.plan: Plan | None = None
-        self._scores: deque[float] = deque(maxlen=RECENT)
-        self._trained: deque[float] = deque(maxlen=RECENT)
-        self._best: tuple[int, float, float] | None = (
-            None  # step, progress and training loss at the best validation
-        )
+        self._recent: deque[tuple[list[float], list[float]]] = deque(
+            maxlen=RECENT
+        )  # validation, training by term
+        self._best: list[Best] = []  # of each term
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare this validation with the best."""
         assert isinstance(pl_module, PotentialModule)
-        trained = pl_module.training_loss
-        if trainer.sanity_checking or not pl_module.best or trained is None:
+        training = pl_module.training_losses
+        if trainer.sanity_checking or training is None or not pl_module.seen_labels:
             return
-        step, progress = trainer.global_step, self.budget.progress(trainer.global_step)
-        self._scores.append(float(trainer.callback_metrics["val/total/loss"]))
-        self._trained.append(trained)
-        if self._best is None or pl_module.best["step"] == step:
-            self._best = step, progress, median(self._trained)
-        if self._overfits(progress, pl_module.best["score"]):
-            self.plan = planned(self._best[0], step, progress, self.budget.seconds)
+        loss, step = pl_module.loss, trainer.global_step
+        progress = self.budget.progress(step)
+        validation = [float(trainer.callback_metrics[f"val/{name}/loss"]) for name in loss.labels]
+        self._recent.append((validation, training))
+        now = [Best(step, progress, validation[k], self._median(1, k)) for k in range(len(loss.labels))]
+        self._best = [min(pair, key=lambda b: b.validation) for pair in zip(self._best or now, now)]
+        largest = max(range(len(now)), key=lambda k: loss.weights[k] * validation[k])
+        if self._overfits(largest, progress):
+            self.plan = planned(self._best[largest].step, step, progress, self.budget.seconds)
         if self.plan is not None:
             trainer.should_stop = True
+            words = "validation of %s is worse than at step %d: more steps would not help, more frames would"
+            log.info(words, loss.labels[largest], self._best[largest].step)
 
-    def _overfits(self, progress: float, best: float) -> bool:
-        assert self._best is not None
-        _, then, trained = self._best
-        if len(self._scores) < RECENT or progress - then < WAIT or progress >= 1:
+    def _overfits(self, term: int, progress: float) -> bool:
+        best = self._best[term]
+        if len(self._recent) < RECENT or progress - best.progress < WAIT or progress >= 1:
             return False
-        return median(self._scores) > WORSE * best and median(self._trained) < LEARNED * trained
+        worse = self._median(0, term) > WORSE * best.validation
+        return worse and self._median(1, term) < LEARNED * best.training
+
+    def _median(self, which: int, term: int) -> float:
+        return median(recent[which][term] for recent in self._recent)
 
     def state_dict(self) -> dict[str, object]:
         """Plain data, for training checkpoints."""
-        return {"scores": list(self._scores), "trained": list(self._trained), "best": self._best}
+        return {"recent": list(self._recent), "best": [tuple(best) for best in self._best]}
 
-    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with what an earlier session has seen."""
-        self._scores.extend(state_dict["scores"])  # type: ignore[arg-type]
-        self._trained.extend(state_dict["trained"])  # type: ignore[arg-type]
-        best = state_dict["best"]
-        self._best = None if best is None else tuple(best)  # type: ignore[assignment, arg-type]
+        self._recent.extend(state_dict["recent"])
+        self._best = [Best(*best) for best in state_dict["best"]]
 
 
 def planned(best: int, step: int, progress: float, seconds: float | None) -> Plan | None:

@@ -288,8 +288,6 @@ def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
         interrupted = resumable.signal  # it reached the data workers too, and they died of it
     result = _finish(about | {"data": summary}, trainer, module, datamodule, folder, interrupted, begin)
     if watch.plan is not None and not interrupted:
-        words = "validation gets worse since step %d: more steps would not help, more frames would"
-        log.info(words, result.best["step"])
         folder.write_record(plan=list(watch.plan), status="running")
     elif not begin.is_part and trainer.is_global_zero:
         _tell_the_end(folder, result.best, result.test_errors, interrupted > 0)

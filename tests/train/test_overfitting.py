@@ -73,7 +73,7 @@ def test_a_committee_and_its_student_follow(whole: Result) -> None:
     assert whole.best == record["best"]
     assert set(whole.test_errors) >= {"energy/rmse", "forces/rmse"}
     told = (root / "train.log").read_text()
-    assert "validation gets worse since step" in told
+    assert "validation of forces is worse than at step" in told
     assert told.count("committee: member") == plan.members
     assert told.count("labels found and learned") == told.count("best validation RMSE") == 1
 
