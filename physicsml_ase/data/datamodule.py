@@ -1,6 +1,7 @@
 """The DataModule: from what the user names to loaders of batches, and to what a model is told about its data."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -107,7 +108,7 @@ class DataModule(pl.LightningDataModule):
         loaders = [self._loader("train", name, store, rules) for name, store in stores.items()]
         return collate([loader.store.read(loader.plan().share(0).indices) for loader in loaders])
 
-    def extend(self, name: str, more: Flat) -> None:
+    def extend(self, name: str, more: Sequence[Flat]) -> None:
         """Have the loader of training batches give these structures as well, beside those of a source in memory.
 
         Nothing else is changed: they are no part of the data that statistics and errors are of.
@@ -122,10 +123,11 @@ class DataModule(pl.LightningDataModule):
         Sets that would need more than `most_bytes`, or that are not in memory, compute it anew for each batch.
         """
         for set_ in ("train", "validation"):
-            stores = [x for x in self.resolve().stores[set_].values() if isinstance(x, MemoryStore)]
+            of_set = self._read_from(set_)
+            stores = [x for x in of_set.values() if isinstance(x, MemoryStore)]
             edges = sum(int(store.num_edges.sum()) for store in stores)
             # all sources of a set or none: their batches are learned from as one
-            if len(stores) < len(self.resolve().stores[set_]) or not edges:
+            if len(stores) < len(of_set) or not edges:
                 continue
             kept = 4 * constants.width * edges <= most_bytes
             log.info(
@@ -182,9 +184,7 @@ class DataModule(pl.LightningDataModule):
         return [(x.name, x.store.frames[x.plan().share(x.position - 1).indices]) for x in loaders]
 
     def _loaders(self, set_: str) -> Loaders:
-        stores = self.resolve().stores[set_]
-        if set_ == "train":
-            stores = stores | self._extended
+        stores = self._read_from(set_)
         if not stores:
             raise InputError(f"no {set_} data were given")
         batches: PredictBatches = getattr(self.config, set_)
@@ -198,6 +198,11 @@ class DataModule(pl.LightningDataModule):
         if len(loaders) == 1 and "" in loaders:
             return loaders[""]
         return CombinedLoader(loaders, getattr(batches, "mode", "sequential"))
+
+    def _read_from(self, set_: str) -> dict[str, Store]:
+        """What batches of a set are read from."""
+        stores = self.resolve().stores[set_]
+        return stores | self._extended if set_ == "train" else stores
 
     def _close(self, set_: str) -> None:
         for loader in self._open.pop(set_, []):

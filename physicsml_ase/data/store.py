@@ -5,7 +5,7 @@
 Shapes: S structures.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -103,13 +103,13 @@ class MemoryStore:
     def __len__(self) -> int:
         return len(self.flat)
 
-    def extended(self, more: Flat) -> "MemoryStore":
+    def extended(self, more: Sequence[Flat]) -> "MemoryStore":
         """These structures and others, without what was kept beside the edges of these."""
-        names = [(level, name) for level, of in more.arrays.items() for name in of]
-        own: dict = {level: {} for level in more.arrays}
-        for level, name in names:
-            own[level][name] = self.flat.arrays[level][name]
-        return MemoryStore([Flat(own), more])
+        own = {
+            level: {name: self.flat.arrays[level][name] for name in of}
+            for level, of in more[0].arrays.items()
+        }
+        return MemoryStore([Flat(own), *more])
 
     def keep_constants(self, constants: EdgeConstants) -> None:
         """Compute these once and keep them beside the edges: 4 F bytes each."""

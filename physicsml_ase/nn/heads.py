@@ -124,6 +124,14 @@ class EdgeHead(nn.Module):
         self.has_features = widths.edge_scalars > 0
         self.read = mlp(2 * widths.node_scalars + 1 + widths.edge_scalars, widths.node_scalars, 1)
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        """Weights from before edges' features were read fit a head that does not read them."""
+        known, present = state_dict.get(f"{prefix}read.0.weight"), next(self.parameters())
+        f = present.shape[0]
+        if self.has_features and known is not None and known.shape == (f, 2 * f + 1):
+            self.has_features, self.read = False, mlp(2 * f + 1, f, 1).to(present)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def forward(self, graph: Graph, features: Features, r_ij: Tensor) -> Tensor:  # -> (E,)
         i, j = graph.edge_index
         s = features.node_scalars

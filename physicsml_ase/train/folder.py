@@ -62,7 +62,8 @@ class RunFolder:
     @property
     def run(self) -> Path:
         """The folder to name to users: of a stage or part, that of the whole run."""
-        return self.root.parent if STAGE.fullmatch(self.root.name) else self.root
+        is_part = STAGE.fullmatch(self.root.name) and (self.root.parent / self.record.name).exists()
+        return self.root.parent if is_part else self.root
 
     def publish(self, model: Path) -> None:
         """Make a stage's model the run's, complete or not at all."""

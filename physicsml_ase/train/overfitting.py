@@ -7,9 +7,13 @@ docs/gaunt_ace.md.
 """
 
 import logging
+import os
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -20,13 +24,18 @@ from torch import Tensor
 
 from physicsml_ase.atoms import build_graph
 from physicsml_ase.backends.choose import choose
+from physicsml_ase.checkpoint import load_potential
+from physicsml_ase.conventions import Level
 from physicsml_ase.data.datamodule import DataModule
-from physicsml_ase.data.flat import flatten
+from physicsml_ase.data.flat import Arrays, Flat, flatten
+from physicsml_ase.data.sample import BATCH_ATOMS
 from physicsml_ase.data.store import MemoryStore
 from physicsml_ase.domain import Domain
-from physicsml_ase.graph import Graph, edge_vectors
+from physicsml_ase.graph import Graph, collate, edge_vectors, split
 from physicsml_ase.neighbors import neighbor_list
+from physicsml_ase.nn.wall import Wall
 from physicsml_ase.potential import Potential
+from physicsml_ase.train.fused import FusedPotential
 from physicsml_ase.train.module import PotentialModule
 from physicsml_ase.train.schedule import Budget
 from physicsml_ase.train.settings import RunConfig
@@ -40,6 +49,8 @@ WAIT = 0.03
 """Share of the run that must have passed since the best validation."""
 FEWEST, MOST = 3, 5
 """Members of a committee."""
+FEWEST_TEACHERS = 2
+"""Members that came to their end, without which nobody is taught."""
 SHORT, SHORTEST = 0.4, 0.25
 """Steps of a member, as a share of those that led to the best validation: with its own schedule it needs fewer. More
 where there is time, the first share where there are as many members as are wanted, or else the second at least."""
@@ -51,8 +62,12 @@ COPIES = 4
 """Moved structures for each one of the training data."""
 MOVED, STRAINED = 0.08, 0.02
 """Standard deviations of what is added to positions, at most [Å], and to the cells' strains."""
-MOST_ATOMS = 100_000
-"""Training sets of more atoms do not overfit so soon that this would pay."""
+MOST_EDGES = 5_000_000
+"""Training sets of more edges are not few frames, and their copies would take much memory."""
+KERNEL = 8
+"""Times that labels are quicker than validation where the C++ kernel computes them."""
+MOST_LABELLING = 0.3
+"""Of what is left of a run, what labels may take."""
 
 
 class Plan(NamedTuple):
@@ -62,8 +77,6 @@ class Plan(NamedTuple):
     steps: int
     """Of each member."""
     student_steps: int
-    student_seconds: float | None
-    """What is left to the student where the run has a limit in time and is resumed."""
 
 
 class Best(NamedTuple):
@@ -86,10 +99,13 @@ class StopWhereOverfitting(pl.Callback):
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
         self.plan: Plan | None = None
-        self._recent: deque[tuple[list[float], list[float]]] = deque(
-            maxlen=RECENT
-        )  # validation, training by term
+        # of each validation, the terms of its loss and of the training's
+        self._recent: deque[tuple[list[float], list[float]]] = deque(maxlen=RECENT)
         self._best: list[Best] = []  # of each term
+        self._validating_since = 0.0
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._validating_since = time.monotonic()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare this validation with the best."""
@@ -104,12 +120,23 @@ class StopWhereOverfitting(pl.Callback):
         now = [Best(step, progress, validation[k], self._median(1, k)) for k in range(len(loss.labels))]
         self._best = [min(pair, key=lambda b: b.validation) for pair in zip(self._best or now, now)]
         largest = max(range(len(now)), key=lambda k: loss.weights[k] * validation[k])
-        if self._overfits(largest, progress):
-            self.plan = planned(self._best[largest].step, step, progress, self.budget.seconds)
-        if self.plan is not None:
+        if self.plan is None and self._overfits(largest, progress) and may_stop(trainer):
+            self.plan = planned(self._best[largest].step, step, progress, self._labelling(trainer, pl_module))
+        if self.plan is not None and not trainer.should_stop:
             trainer.should_stop = True
             words = "validation of %s is worse than at step %d: more steps would not help, more frames would"
             log.info(words, loss.labels[largest], self._best[largest].step)
+
+    def _labelling(self, trainer: pl.Trainer, module: PotentialModule) -> float:
+        """What the labels of copies will take, as a share of what is left of the run, by what validation took."""
+        if self.budget.seconds is None:
+            return 0.0
+        stores = trainer.datamodule.resolve().stores  # type: ignore[attr-defined]
+        sizes = {name: sum(int(x.num_atoms.sum()) for x in stores[name].values()) for name in stores}
+        seconds = (time.monotonic() - self._validating_since) * sizes["train"] / max(sizes["validation"], 1)
+        if isinstance(module.compiled, FusedPotential):
+            seconds /= KERNEL
+        return seconds * COPIES * MOST / max(self.budget.seconds - self.budget.elapsed, 1e-3)
 
     def _overfits(self, term: int, progress: float) -> bool:
         best = self._best[term]
@@ -121,6 +148,13 @@ class StopWhereOverfitting(pl.Callback):
     def _median(self, which: int, term: int) -> float:
         return median(recent[which][term] for recent in self._recent)
 
+    def record(self) -> dict[str, Any]:
+        """What the run's record says of what follows, with the seconds that are left."""
+        if self.plan is None:
+            return {}
+        seconds = None if self.budget.seconds is None else self.budget.seconds - self.budget.elapsed
+        return {"plan": list(self.plan), "seconds": seconds, "status": "running"}
+
     def state_dict(self) -> dict[str, object]:
         """Plain data, for training checkpoints."""
         return {"recent": list(self._recent), "best": [tuple(best) for best in self._best]}
@@ -131,80 +165,135 @@ class StopWhereOverfitting(pl.Callback):
         self._best = [Best(*best) for best in state_dict["best"]]
 
 
-def planned(best: int, step: int, progress: float, seconds: float | None) -> Plan | None:
-    """What fits into the rest of a run that was best at step `best` and is at `step` now; None if too little does."""
-    left = step / progress * (1 - progress)
+def may_stop(trainer: pl.Trainer) -> bool:
+    """Whether the run has gone as far as its user wants at least."""
+    enough = trainer.current_epoch + 1 >= (trainer.min_epochs or 0)
+    return enough and trainer.global_step >= (trainer.min_steps or 0)
+
+
+def planned(best: int, step: int, progress: float, labelling: float = 0.0) -> Plan | None:
+    """What fits into the rest of a run that was best at step `best` and is at `step` now; None if too little does.
+
+    `labelling` is the share of it that the labels of the student's structures take.
+    """
+    if labelling > MOST_LABELLING:
+        return None
+    left = step / progress * (1 - progress) * (1 - labelling)
     theirs = MEMBERS_SHARE * left
     members = max(min(int(theirs / (SHORT * best)), MOST), FEWEST)
     steps = min(theirs / members, best)
     if steps < max(SHORTEST * best, FEW_STEPS):
         return None
-    student = left - members * steps
-    time_left = None if seconds is None else seconds * (1 - progress) * student / left
-    return Plan(members, int(steps), int(student), time_left)
+    return Plan(members, int(steps), int(left - members * steps))
 
 
 def can_teach(config: RunConfig, potential: Potential, datamodule: DataModule, processes: int) -> bool:
     """Whether a run may go on with a committee and a student."""
     if config.on_overfitting != "distil" or not config.scheduler or config.scheduler.name != "WarmupCosine":
         return False
-    resolved = datamodule.resolve()
-    stores = list(resolved.stores["train"].values())
+    stores = list(datamodule.resolve().stores["train"].values())
     spread = any(name.endswith("_std") for name in potential.headed)
-    small = sum(int(store.num_atoms.sum()) for store in stores) <= MOST_ATOMS
     kept = all(isinstance(store, MemoryStore) for store in stores)
+    small = sum(int(store.num_edges.sum()) for store in stores) <= MOST_EDGES
     return processes == 1 and kept and small and not spread and config.transfer_learning is None
 
 
-def of_member(config: RunConfig, plan: Plan) -> RunConfig:
-    """The config of a member of the committee."""
-    trainer = replace(config.trainer, max_time=None, max_steps=plan.steps, max_epochs=-1)
+def of_part(config: RunConfig, steps: int, seconds: float | None) -> RunConfig:
+    """The config of a member of the committee, or of the student; the run's callbacks and loggers are not theirs."""
+    trainer = replace(
+        config.trainer,
+        max_time=None if seconds is None else timedelta(seconds=seconds),
+        max_steps=steps,
+        max_epochs=-1,
+        min_epochs=None,
+        min_steps=None,
+        check_val_every_n_epoch=1,
+        val_check_interval=None,
+        callbacks=None,
+        logger=None,
+        devices=1,
+        num_nodes=1,
+    )
     return replace(config, trainer=trainer, on_overfitting="go_on")
 
 
-def of_student(config: RunConfig, plan: Plan) -> RunConfig:
-    """The config of the student, which has what is left of the run's time, if that is limited."""
-    trainer = replace(config.trainer, max_steps=plan.student_steps, max_epochs=-1)
-    return replace(config, trainer=trainer, on_overfitting="go_on")
+def teach(datamodule: DataModule, teachers: Sequence[Path], seed: int, kept: Path) -> None:
+    """Add to the training structures copies whose atoms and cells are moved, with the teachers' mean as labels.
+
+    They are kept in a file, for who continues.
+    """
+    if kept.exists():
+        taught = torch.load(kept, weights_only=True)
+    else:
+        taught = _taught(datamodule, teachers, seed)
+        beside = kept.with_name(f".{kept.name}.part")
+        torch.save(taught, beside)
+        os.replace(beside, kept)
+    for name, parts in taught.items():
+        datamodule.extend(name, [Flat(arrays) for arrays in parts])
 
 
-def teach(datamodule: DataModule, teachers: Sequence[Potential], seed: int) -> None:
-    """Add to the training structures copies whose atoms and cells are moved, with the teachers' mean as labels."""
-    engines = [choose("auto", teacher.eval()) for teacher in teachers]
-    labels = datamodule.labels
+def _taught(datamodule: DataModule, teachers: Sequence[Path], seed: int) -> dict[str, list[Arrays]]:
+    """Structures for each source, in parts."""
+    on_gpu = torch.cuda.is_available()
+    potentials = [load_potential(path).to("cuda" if on_gpu else "cpu").eval() for path in teachers]
+    # structures of many sizes would each be recorded anew
+    engines = [choose("eager" if on_gpu else "auto", potential) for potential in potentials]
+    labels, walls = datamodule.labels, [x.wall for x in potentials if x.wall is not None]
+    levels: dict[str, Level] = {x.name: x.level for x in labels} | {"graph_attrs": "structure"}
+    taught: dict[str, list[Arrays]] = {}
     for name, store in datamodule.resolve().stores["train"].items():
         assert isinstance(store, MemoryStore)
         random = np.random.default_rng(seed)
-        copies, frames = [], []
-        for k, graph in _moved(store, datamodule.domain, random):
-            if any(
-                x.wall is not None and x.wall.near(graph, edge_vectors(graph)) is not None for x in teachers
-            ):
-                continue  # closer than any atoms of the data: nobody knows anything there
-            outputs = [engine(graph) for engine in engines]
+        for places, graphs in _moved(store, datamodule.domain, random):
+            batch = collate(graphs).to(potentials[0].references.table.device)
+            outputs = [engine(batch) for engine in engines]
             means = {x.name: _mean([out[x.name] for out in outputs]) for x in labels}
-            copies.append(graph._replace(targets=means))
-            frames.append(int(store.frames[k]))
-        if copies:
-            datamodule.extend(name, flatten(copies, labels, frames))
+            parts = split(batch._replace(targets=means).to("cpu"), levels)
+            # closer than any atoms of the data nobody knows anything
+            known = [k for k, graph in enumerate(graphs) if not any(_near(wall, graph) for wall in walls)]
+            if known:
+                frames = [int(store.frames[places[k]]) for k in known]
+                flat = flatten([parts[k] for k in known], labels, frames)
+                taught.setdefault(name, []).append({level: dict(of) for level, of in flat.arrays.items()})
+    return taught
+
+
+def _near(wall: Wall, graph: Graph) -> bool:
+    device = next(wall.buffers()).device
+    return wall.near(graph.to(device), edge_vectors(graph).to(device)) is not None
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:
     return torch.stack([value.detach().double() for value in values]).mean(0)
 
 
-def _moved(store: MemoryStore, domain: Domain, random: np.random.Generator) -> Iterator[tuple[int, Graph]]:
-    """Each structure, by its place, so many times."""
-    for k in range(len(store)):
+def _moved(
+    store: MemoryStore, domain: Domain, random: np.random.Generator
+) -> Iterator[tuple[list[int], list[Graph]]]:
+    """Each structure so many times, in batches, with their places in the store."""
+    places: list[int] = []
+    graphs: list[Graph] = []
+    for k in np.repeat(np.arange(len(store)), COPIES).tolist():
         graph = store.read(np.array([k]))
-        numbers, pbc = graph.atomic_numbers.numpy(), graph.pbc[0].numpy()
-        attrs = {name: x for name, x in graph.inputs.items() if name == "graph_attrs"}
-        for _ in range(COPIES):
-            positions, cell = graph.positions.numpy(), graph.cell[0].numpy()
-            if pbc.all():
-                strain = STRAINED * random.normal(size=(3, 3))
-                deformation = np.eye(3) + (strain + strain.T) / 2
-                positions, cell = positions @ deformation, cell @ deformation
-            positions = positions + MOVED * random.uniform() * random.normal(size=positions.shape)
-            neighbors = neighbor_list(positions, cell, pbc, domain.cutoff, domain.self_interaction)
-            yield k, build_graph(numbers, positions, cell, pbc, neighbors, attrs, {})
+        places.append(k)
+        graphs.append(_copy(graph, domain, random))
+        if sum(len(g.positions) for g in graphs) >= BATCH_ATOMS:
+            yield places, graphs
+            places, graphs = [], []
+    if graphs:
+        yield places, graphs
+
+
+def _copy(graph: Graph, domain: Domain, random: np.random.Generator) -> Graph:
+    """The structure with its atoms moved and, where it is periodic in all directions, its cell strained."""
+    numbers, pbc = graph.atomic_numbers.numpy(), graph.pbc[0].numpy()
+    positions, cell = graph.positions.numpy(), graph.cell[0].numpy()
+    if pbc.all():
+        strain = STRAINED * random.normal(size=(3, 3))
+        deformation = np.eye(3) + (strain + strain.T) / 2
+        positions, cell = positions @ deformation, cell @ deformation
+    positions = positions + MOVED * random.uniform() * random.normal(size=positions.shape)
+    neighbors = neighbor_list(positions, cell, pbc, domain.cutoff, domain.self_interaction)
+    attrs = {name: x for name, x in graph.inputs.items() if name == "graph_attrs"}
+    return build_graph(numbers, positions, cell, pbc, neighbors, attrs, {})

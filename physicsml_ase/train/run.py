@@ -3,10 +3,11 @@
 import dataclasses
 import logging
 import math
+import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,11 +28,11 @@ from physicsml_ase.train.given import Data, as_text, refuse_changed_data, with_d
 from physicsml_ase.train.metrics import in_words
 from physicsml_ase.train.module import PotentialModule
 from physicsml_ase.train.overfitting import (
+    FEWEST_TEACHERS,
     Plan,
     StopWhereOverfitting,
     can_teach,
-    of_member,
-    of_student,
+    of_part,
     teach,
 )
 from physicsml_ase.train.pace import EndInTime, TellProgress
@@ -82,6 +83,8 @@ class Start(NamedTuple):
     """Of a committee, from 1 on: weights and batches are others."""
     teachers: tuple[Path, ...] = ()
     """Models of a committee, from which a student learns too."""
+    own: RunConfig | None = None
+    """The run's config, where that of the training is one for a part of it: what models tell of."""
 
     @property
     def is_part(self) -> bool:
@@ -114,7 +117,8 @@ def start(
         if is_first_process():
             folder.create()
             folder.write_config(to_plain(with_data(config, data)))
-            folder.write_record(data=as_text(data), status="started")
+            given = potential is not None or ckpt_path is not None
+            folder.write_record(data=as_text(data), status="started", continues=given)
         return _run(config, data, folder, begin)
 
 
@@ -172,20 +176,23 @@ def _run(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
 
 def _fit_and_teach(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Result:
     """One training and, where its data had no more to tell, a committee and their student."""
-    record = folder.read_record() if is_first_process() else {}
+    record = folder.read_record() if folder.record.exists() else {}
     if "plan" in record:  # an earlier session came so far
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise InputError(f"{folder.root}: its committee was begun by one process: continue with one")
+        with _said_before(True):
+            refuse_changed_data(record.get("summary") or {}, open_data(config, data._asdict()).summary)
         first = Result(load_potential(folder.model), folder, record["best"], record["test"], 0)
-        begin = Start()
     else:
         first = _fit(config, data, folder, begin)
         record = folder.read_record() if is_first_process() else {}
-    if "plan" not in record or first.interrupted:
-        return first
+        if "plan" not in record:
+            return first
+    last = None
     try:
-        last = _taught(config, data, folder, begin.at, Plan(*record["plan"]))
+        last = first if first.interrupted else _taught(config, data, folder, record)
     except InputError as error:
         log.warning("the committee and its student were given up: %s", error)
-        last = None
     if last is not None and last.interrupted:
         folder.write_record(status="interrupted")
         _tell_the_end(folder, first.best, first.test_errors, True)
@@ -199,30 +206,48 @@ def _fit_and_teach(config: RunConfig, data: Data, folder: RunFolder, begin: Star
     return first
 
 
-def _taught(config: RunConfig, data: Data, folder: RunFolder, at: float | None, plan: Plan) -> Result:
+def _taught(config: RunConfig, data: Data, folder: RunFolder, record: Mapping[str, Any]) -> Result:
     """The student of a committee, or the part at which it was interrupted."""
-    teachers = []
-    for number in range(1, plan.members + 1):
-        part = committee_folder(folder.root, number)
-        teachers.append(part.model)
+    plan, seconds = Plan(*record["plan"]), record["seconds"]
+    parts = [committee_folder(folder.root, number + 1) for number in range(plan.members)]
+    steps = plan.members * plan.steps + plan.student_steps
+    rest = steps - plan.steps * sum(part.is_finished for part in parts)
+    end = None if seconds is None else time.monotonic() + seconds * rest / steps
+    teachers: list[Path] = []
+    for number, part in enumerate(parts, 1):
         if not part.is_finished:
+            share = None if end is None else max(end - time.monotonic(), 1.0) * plan.steps / rest
+            rest -= plan.steps
             log.info("committee: member %d of %d, %d steps", number, plan.members, plan.steps)
-            result = _part(of_member(config, plan), data, part, Start(member=number))
+            try:
+                result = _part(
+                    of_part(config, plan.steps, share), data, part, Start(member=number, own=config)
+                )
+            except InputError as error:
+                log.warning("member %d was given up: %s", number, error)
+                continue
             if result.interrupted:
                 return result
-    log.info("student of the %d members, %d steps at most", plan.members, plan.student_steps)
-    if at is None and plan.student_seconds is not None:
-        left = dataclasses.replace(config.trainer, max_time=timedelta(seconds=plan.student_seconds))
-        config = dataclasses.replace(config, trainer=left)
-    begin = Start(at=at, teachers=tuple(teachers))
-    return _part(of_student(config, plan), data, student_folder(folder.root), begin)
+        teachers.append(part.model)
+    if len(teachers) < FEWEST_TEACHERS:
+        raise InputError(f"{len(teachers)} of its {plan.members} members came to their end")
+    log.info("student of the %d members, %d steps at most", len(teachers), plan.student_steps)
+    left = None if end is None else max(end - time.monotonic(), 1.0)
+    begin = Start(teachers=tuple(teachers), own=config)
+    return _part(of_part(config, plan.student_steps, left), data, student_folder(folder.root), begin)
 
 
 def _part(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Result:
-    if not folder.is_used:
+    """One of several trainings of a run, from where it is."""
+    if folder.is_finished:
+        record = folder.read_record()
+        return Result(load_potential(folder.model), folder, record["best"], record["test"], 0)
+    if folder.is_used:  # its time is what it began with
+        config = validate(RunConfig, folder.read_config(), where=str(folder.config))
+    else:
         folder.create()
         folder.write_record(status="started")
-    return _fit(config, data, folder, begin._replace(ckpt=_last(folder)))
+    return _fit(config, data, folder, begin._replace(ckpt=_last(folder), at=time.monotonic()))
 
 
 def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Result:
@@ -230,7 +255,7 @@ def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
     torch.set_float32_matmul_precision(config.float32_matmul_precision)
     saved = read_training(begin.ckpt) if begin.ckpt else None
     with _said_before(begin.is_part):
-        config, datamodule = _opened(config, data, begin, saved)
+        config, datamodule = _opened(config, data, folder, begin, saved)
         potential = make_potential(config, datamodule, saved, begin.potential)
         config = settled(config, potential, datamodule, new=saved is None)
         step_by = how_to_step(config, potential)
@@ -242,7 +267,8 @@ def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
     seconds = config.trainer.max_time.total_seconds() if config.trainer.max_time else None
     budget = Budget(seconds=seconds, started_at=begin.at)
     # without the data: whoever trains the model further brings others
-    about = {"config": to_plain(with_data(config, Data()))}
+    own = dataclasses.replace(begin.own or config, loss=config.loss)
+    about = {"config": to_plain(with_data(own, Data()))}
     module = PotentialModule(
         potential,
         config.loss or {},
@@ -260,7 +286,8 @@ def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
     trainer = _trainer(config, folder, budget)
     resumable = Resumable(folder.last, SAVE_EVERY_SECONDS)
     watch = StopWhereOverfitting(budget)
-    if can_teach(config, potential, datamodule, trainer.world_size):
+    new = is_first_process() and not folder.read_record().get("continues")
+    if new and can_teach(config, potential, datamodule, trainer.world_size):
         trainer.callbacks.append(watch)  # type: ignore[attr-defined]
     trainer.callbacks.append(resumable)  # type: ignore[attr-defined]
     if trainer.is_global_zero:
@@ -282,27 +309,29 @@ def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
             if not isinstance(error, InputError) or not module.best:
                 raise _in_one_line(error) from None
             # the loss is not finite, or a frame can not be used: what was good until then is not lost
-            _finish(about | {"data": summary}, trainer, module, datamodule, folder, FAILED, begin)
+            _finish(about | {"data": summary}, trainer, module, datamodule, folder, FAILED, begin, watch)
             _tell_the_end(folder, module.best, {}, False)
             raise InputError(f"{error}; the best model until then is {folder.model}") from None
         interrupted = resumable.signal  # it reached the data workers too, and they died of it
-    result = _finish(about | {"data": summary}, trainer, module, datamodule, folder, interrupted, begin)
-    if watch.plan is not None and not interrupted:
-        folder.write_record(plan=list(watch.plan), status="running")
-    elif not begin.is_part and trainer.is_global_zero:
+    result = _finish(
+        about | {"data": summary}, trainer, module, datamodule, folder, interrupted, begin, watch
+    )
+    if watch.plan is not None:
+        return result._replace(interrupted=interrupted or resumable.signal or 0)
+    if trainer.is_global_zero and not begin.is_part:
         _tell_the_end(folder, result.best, result.test_errors, interrupted > 0)
     return result
 
 
 def _opened(
-    config: RunConfig, data: Data, begin: Start, saved: Mapping[str, Any] | None
+    config: RunConfig, data: Data, folder: RunFolder, begin: Start, saved: Mapping[str, Any] | None
 ) -> tuple[RunConfig, DataModule]:
     """The data of a training, and its config with the seed that is its own after they were split."""
     datamodule = open_data(config, data._asdict(), continued(config, saved) if saved else None)
     config = dataclasses.replace(config, seed=config.seed + begin.member)
     datamodule.seed = config.seed
     if begin.teachers:
-        teach(datamodule, [load_potential(path) for path in begin.teachers], config.seed)
+        teach(datamodule, begin.teachers, config.seed, folder.root / "taught.pt")
     if is_first_process() and saved is None and not begin.is_part:
         keys = {label.name: label.key for label in datamodule.labels}
         tell(datamodule.sources, datamodule.domain.cutoff, keys)
@@ -329,6 +358,7 @@ def _finish(
     folder: RunFolder,
     interrupted: int,
     begin: Start,
+    watch: StopWhereOverfitting,
 ) -> Result:
     """Put the best weights on, write the deployable model, and test it, whatever ended the training."""
     potential, best = module.potential, module.best
@@ -356,7 +386,8 @@ def _finish(
             potential.trust = _measured(potential.to(trainer.strategy.root_device), datamodule)
         if test_errors or potential.trust:
             write_model()
-        folder.write_record(best=best, test=test_errors, status=_status(interrupted))
+        follows = watch.record() if not interrupted else {}
+        folder.write_record(best=best, test=test_errors, **{"status": _status(interrupted)} | follows)
     return Result(potential.to("cpu").eval().requires_grad_(False), folder, best, test_errors, interrupted)
 
 

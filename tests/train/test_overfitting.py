@@ -3,6 +3,8 @@
 import dataclasses
 import logging
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from runs_for_tests import frames, settings
 
-from physicsml_ase.checkpoint import load_potential
+from physicsml_ase.checkpoint import load_potential, read_checkpoint
+from physicsml_ase.conventions import InputError
 from physicsml_ase.data.datamodule import DataModule
 from physicsml_ase.recipe import merge
 from physicsml_ase.train import overfitting
@@ -93,15 +96,16 @@ def test_asked_to_go_on(tmp_path: Path) -> None:
 def test_plans() -> None:
     """What is spent is what is left; too little of it, or a best validation too late, and the run goes on."""
     for best, step, progress in ((1000, 2000, 0.2), (1000, 3000, 0.5), (5000, 9000, 0.4)):
-        plan = planned(best, step, progress, 100.0)
-        assert plan is not None
-        left = step / progress * (1 - progress)
-        assert plan.members * plan.steps + plan.student_steps <= left
-        assert plan.student_steps >= 0.45 * left
-        assert 0.25 * best <= plan.steps <= best
-        assert plan.student_seconds == pytest.approx(100 * plan.student_steps / (step / progress), rel=0.01)
-    assert planned(9000, 9500, 0.95, None) is None
-    assert planned(1, 5, 0.9, None) is None
+        for labelling in (0.0, 0.1):
+            plan = planned(best, step, progress, labelling)
+            assert plan is not None
+            left = step / progress * (1 - progress) * (1 - labelling)
+            assert plan.members * plan.steps + plan.student_steps <= left
+            assert plan.student_steps >= 0.45 * left
+            assert 0.25 * best <= plan.steps <= best
+    assert planned(1000, 2000, 0.2, 0.5) is None
+    assert planned(9000, 9500, 0.95) is None
+    assert planned(1, 5, 0.9) is None
 
 
 def test_what_is_taught(tmp_path: Path) -> None:
@@ -121,10 +125,15 @@ def test_what_is_taught(tmp_path: Path) -> None:
     teachers = [result.potential for result in results]
     data = DataModule(settings({"datamodule": {"validation_split": 1}}).datamodule, train=crystals)
     data.resolve()
-    teach(data, teachers, seed=0)
+    paths = [result.folder.model for result in results]
+    teach(data, paths, 0, tmp_path / "taught.pt")
+    again = DataModule(settings({"datamodule": {"validation_split": 1}}).datamodule, train=crystals)
+    teach(again, [], 0, tmp_path / "taught.pt")  # who continues reads what was kept
+    same = again.train_dataloader().store.read(np.arange(15))
     assert len(data.resolve().stores["train"][""]) == 3
     loader = data.train_dataloader()
     store = loader.store
+    torch.testing.assert_close(store.read(np.arange(15)).targets, same.targets, rtol=0, atol=0)
     assert len(store) == 3 * (1 + COPIES)
     volumes = set()
     for k in range(3, len(store)):
@@ -139,26 +148,88 @@ def test_what_is_taught(tmp_path: Path) -> None:
     assert len(volumes) == 3 * COPIES
 
 
+Fit = Callable[[RunConfig, Data, RunFolder, module.Start], Result]
+
+
+def changed(part: str, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the first session of a part have another trainer."""
+    fit: Fit = module._fit
+
+    def other(config: RunConfig, data: Data, folder: RunFolder, begin: module.Start) -> Result:
+        if folder.root.name == part and not folder.last.exists():
+            config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, **change))
+        return fit(config, data, folder, begin)
+
+    monkeypatch.setattr(module, "_fit", other)
+    monkeypatch.setattr(overfitting, "FEW_STEPS", 1)
+
+
 @pytest.mark.parametrize("part", [pytest.param("member-2", marks=pytest.mark.slow), "student"])
 def test_a_stopped_part_is_continued(
     tmp_path: Path, whole: Result, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fit = module._fit
-
-    def interrupted(config: RunConfig, data: Data, folder: RunFolder, begin: module.Start) -> Result:
-        if folder.root.name == part and not folder.last.exists():
-            stop = NamedConfig(name="SignalBefore", config={"batch": 5, "signum": int(signal.SIGTERM)})
-            trainer = dataclasses.replace(config.trainer, callbacks=[stop])
-            config = dataclasses.replace(config, trainer=trainer)
-        return fit(config, data, folder, begin)
-
-    monkeypatch.setattr(module, "_fit", interrupted)
-    monkeypatch.setattr(overfitting, "FEW_STEPS", 1)
+    stop = NamedConfig(name="SignalBefore", config={"batch": 5, "signum": int(signal.SIGTERM)})
+    changed(part, {"callbacks": [stop]}, monkeypatch)
     first = run(tmp_path / "run")
     assert first.interrupted == signal.SIGTERM
     assert first.folder.read_record()["status"] == "interrupted"
     assert load_potential(tmp_path / "run/model.ckpt")
+    with pytest.raises(InputError, match="the train data changed"):
+        resume(tmp_path / "run", data=Data(noise(3), noise(1), noise(2)))
+    config = tmp_path / "run" / part / "config.yaml"
+    config.write_text(config.read_text().replace("batch: 5", "batch: 1000000"))
     again = resume(tmp_path / "run", data=Data(noise(0), noise(1), noise(2)))
     record = again.folder.read_record()
     assert record["status"] == "finished"
     assert record["best"] == whole.folder.read_record()["best"]
+
+
+@pytest.mark.slow
+def test_a_limit_in_time_holds_over_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a student that was stopped goes on where it was."""
+    stop = NamedConfig(name="SignalBefore", config={"batch": 5, "signum": int(signal.SIGTERM)})
+    changed("student", {"callbacks": [stop]}, monkeypatch)
+    limit = {"trainer": {"max_time": "8s", "max_epochs": 100_000}}
+    began = time.monotonic()
+    first = run(tmp_path / "run", limit)
+    assert first.interrupted == signal.SIGTERM
+    config = tmp_path / "run/student/config.yaml"
+    config.write_text(config.read_text().replace("batch: 5", "batch: 1000000"))
+    resume(tmp_path / "run", data=Data(noise(0), noise(1), noise(2)))
+    assert time.monotonic() - began < 16
+    rows = (tmp_path / "run/student/metrics.csv").read_text().splitlines()
+    assert len(rows) > 10
+
+
+def test_members_that_fail_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit: Fit = module._fit
+
+    def failing(config: RunConfig, data: Data, folder: RunFolder, begin: module.Start) -> Result:
+        if begin.member > 1:
+            raise InputError("the loss became nan")
+        return fit(config, data, folder, begin)
+
+    monkeypatch.setattr(module, "_fit", failing)
+    monkeypatch.setattr(overfitting, "FEW_STEPS", 1)
+    result = run(tmp_path / "run")
+    record = result.folder.read_record()
+    assert record["status"] == "finished"
+    assert record["best"] == record["alone"]["best"]
+    assert load_potential(result.folder.model)
+
+
+def test_given_weights_are_trained_on(tmp_path: Path, whole: Result, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A committee would begin from nothing, and lose them."""
+    monkeypatch.setattr(overfitting, "FEW_STEPS", 1)
+    config = settings(CONFIG, {"trainer": {"max_epochs": 60}})
+    tuned = start(config, Data(noise(0), noise(1)), tmp_path / "run", potential=whole.potential)
+    assert "plan" not in tuned.folder.read_record()
+    assert tuned.folder.read_record()["continues"]
+
+
+def test_what_a_student_tells_of_is_the_run(whole: Result) -> None:
+    for path in (whole.folder.root / "student/model.ckpt", whole.folder.model):
+        about = read_checkpoint(path)["about"]["config"]
+        assert about["trainer"]["max_epochs"] == CONFIG["trainer"]["max_epochs"]
+        assert about["trainer"]["max_steps"] == -1
+        assert about["on_overfitting"] == "distil"
