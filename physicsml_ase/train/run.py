@@ -255,8 +255,9 @@ def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
     torch.set_float32_matmul_precision(config.float32_matmul_precision)
     saved = read_training(begin.ckpt) if begin.ckpt else None
     with _said_before(begin.is_part):
-        config, datamodule = _opened(config, data, folder, begin, saved)
-        potential = make_potential(config, datamodule, saved, begin.potential)
+        datamodule = _opened(config, data, folder, begin, saved)
+        own_seed = dataclasses.replace(config, seed=datamodule.seed)
+        potential = make_potential(own_seed, datamodule, saved, begin.potential)
         config = settled(config, potential, datamodule, new=saved is None)
         step_by = how_to_step(config, potential)
         if config.trainer.precision == 32 and step_by != "kernel":
@@ -295,7 +296,7 @@ def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
     interrupted = 0
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            torch.manual_seed(config.seed)
+            torch.manual_seed(datamodule.seed)
             trainer.fit(module, datamodule=datamodule, ckpt_path=str(begin.ckpt) if begin.ckpt else None)
     except Interrupted:
         interrupted = resumable.signal or 15
@@ -325,17 +326,16 @@ def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
 
 def _opened(
     config: RunConfig, data: Data, folder: RunFolder, begin: Start, saved: Mapping[str, Any] | None
-) -> tuple[RunConfig, DataModule]:
-    """The data of a training, and its config with the seed that is its own after they were split."""
+) -> DataModule:
+    """The data of a training, with the seed that is its own after they were split by the run's."""
     datamodule = open_data(config, data._asdict(), continued(config, saved) if saved else None)
-    config = dataclasses.replace(config, seed=config.seed + begin.member)
-    datamodule.seed = config.seed
+    datamodule.seed = config.seed + begin.member
     if begin.teachers:
         teach(datamodule, begin.teachers, config.seed, folder.root / "taught.pt")
     if is_first_process() and saved is None and not begin.is_part:
         keys = {label.name: label.key for label in datamodule.labels}
         tell(datamodule.sources, datamodule.domain.cutoff, keys)
-    return config, datamodule
+    return datamodule
 
 
 def _record_begin(

@@ -32,7 +32,7 @@ from physicsml_ase.train.settings import RunConfig
 CONFIG: dict[str, Any] = {
     "on_overfitting": "distil",
     "model": {"channels": 16},
-    "datamodule": {"train": {"batch_size": 8}},
+    "datamodule": {"train": {"batch_size": 8}, "validation_split": 16},
     "trainer": {"max_epochs": 150},
     "optimizer": {"name": "MuonAdam", "config": {"lr": 2e-2}},
 }
@@ -48,11 +48,15 @@ def noise(seed: int, count: int = 16) -> list[Atoms]:
     return result
 
 
+DATA = Data(noise(0, 32), None, noise(2))
+"""Split by the run's seed."""
+
+
 def run(folder: Path, *overrides: dict[str, Any]) -> Result:
     config = CONFIG
     for override in overrides:
         config = merge(config, override)
-    return start(settings(config), Data(noise(0), noise(1), noise(2)), folder)
+    return start(settings(config), DATA, folder)
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +168,7 @@ def changed(part: str, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(overfitting, "FEW_STEPS", 1)
 
 
-@pytest.mark.parametrize("part", [pytest.param("member-2", marks=pytest.mark.slow), "student"])
+@pytest.mark.parametrize("part", ["member-2", pytest.param("student", marks=pytest.mark.slow)])
 def test_a_stopped_part_is_continued(
     tmp_path: Path, whole: Result, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,10 +179,10 @@ def test_a_stopped_part_is_continued(
     assert first.folder.read_record()["status"] == "interrupted"
     assert load_potential(tmp_path / "run/model.ckpt")
     with pytest.raises(InputError, match="the train data changed"):
-        resume(tmp_path / "run", data=Data(noise(3), noise(1), noise(2)))
+        resume(tmp_path / "run", data=DATA._replace(train=noise(3, 32)))
     config = tmp_path / "run" / part / "config.yaml"
     config.write_text(config.read_text().replace("batch: 5", "batch: 1000000"))
-    again = resume(tmp_path / "run", data=Data(noise(0), noise(1), noise(2)))
+    again = resume(tmp_path / "run", data=DATA)
     record = again.folder.read_record()
     assert record["status"] == "finished"
     assert record["best"] == whole.folder.read_record()["best"]
@@ -195,7 +199,7 @@ def test_a_limit_in_time_holds_over_sessions(tmp_path: Path, monkeypatch: pytest
     assert first.interrupted == signal.SIGTERM
     config = tmp_path / "run/student/config.yaml"
     config.write_text(config.read_text().replace("batch: 5", "batch: 1000000"))
-    resume(tmp_path / "run", data=Data(noise(0), noise(1), noise(2)))
+    resume(tmp_path / "run", data=DATA)
     assert time.monotonic() - began < 16
     rows = (tmp_path / "run/student/metrics.csv").read_text().splitlines()
     assert len(rows) > 10
@@ -222,7 +226,7 @@ def test_given_weights_are_trained_on(tmp_path: Path, whole: Result, monkeypatch
     """A committee would begin from nothing, and lose them."""
     monkeypatch.setattr(overfitting, "FEW_STEPS", 1)
     config = settings(CONFIG, {"trainer": {"max_epochs": 60}})
-    tuned = start(config, Data(noise(0), noise(1)), tmp_path / "run", potential=whole.potential)
+    tuned = start(config, DATA, tmp_path / "run", potential=whole.potential)
     assert "plan" not in tuned.folder.read_record()
     assert tuned.folder.read_record()["continues"]
 
