@@ -51,7 +51,7 @@ def commands() -> list[str]:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("demo") / "run"
     # a length in epochs, so that the potential is the same however busy the machine is
-    lengths = ["--time", "10m", "--time-ps", "0.02", "trainer.max_epochs=3", "model.channels=24"]
+    lengths = ["--time", "5m", "--time-ps", "0.02", "trainer.max_epochs=3", "model.channels=24"]
     said = run("examples/demo.py", "--output", str(out), *lengths)
     assert "L1_0 CuAu" in said
     return out
