@@ -132,7 +132,8 @@ class EdgeHead(nn.Module):
             self.has_features, self.read = False, mlp(2 * f + 1, f, 1).to(present)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def forward(self, graph: Graph, features: Features, r_ij: Tensor) -> Tensor:  # -> (E,)
+    def forward(self, graph: Graph, features: Features, r_ij: Tensor) -> Tensor:
+        """Numbers of the edges (E,), in units of the label's scale, of r_ij (E, 3) [Å]."""
         i, j = graph.edge_index
         s = features.node_scalars
         centre, neighbor = s.index_select(0, i), s.index_select(0, j)

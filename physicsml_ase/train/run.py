@@ -267,20 +267,8 @@ def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
     config = dataclasses.replace(config, loss=make_loss(config, potential))
     seconds = config.trainer.max_time.total_seconds() if config.trainer.max_time else None
     budget = Budget(seconds=seconds, started_at=begin.at)
-    # without the data: whoever trains the model further brings others
-    own = dataclasses.replace(begin.own or config, loss=config.loss)
-    about = {"config": to_plain(with_data(own, Data()))}
-    module = PotentialModule(
-        potential,
-        config.loss or {},
-        config.optimizer,
-        config.scheduler,
-        budget=budget,
-        ema=config.ema,
-        config=about["config"],
-        compile=step_by,
-        on_bad_loss=config.on_bad_loss,
-    )
+    module = _module(config, begin.own or config, potential, step_by, budget)
+    about = {"config": module.config}
     summary = datamodule.summary
     if is_first_process():
         summary = _record_begin(folder, config, data, summary, potential)
@@ -317,11 +305,34 @@ def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
     result = _finish(
         about | {"data": summary}, trainer, module, datamodule, folder, interrupted, begin, watch
     )
-    if watch.plan is not None:
-        return result._replace(interrupted=interrupted or resumable.signal or 0)
+    if watch.plan is not None and not interrupted:
+        return result._replace(interrupted=resumable.signal or 0)  # which came after the last step
     if trainer.is_global_zero and not begin.is_part:
         _tell_the_end(folder, result.best, result.test_errors, interrupted > 0)
     return result
+
+
+def _module(
+    config: RunConfig,
+    own: RunConfig,
+    potential: Potential,
+    step_by: bool | str | dict[str, Any],
+    budget: Budget,
+) -> PotentialModule:
+    """What Lightning trains; its checkpoints tell of `own`, the run's config."""
+    # without the data: whoever trains the model further brings others
+    told = to_plain(with_data(dataclasses.replace(own, loss=config.loss), Data()))
+    return PotentialModule(
+        potential,
+        config.loss or {},
+        config.optimizer,
+        config.scheduler,
+        budget=budget,
+        ema=config.ema,
+        config=told,
+        compile=step_by,
+        on_bad_loss=config.on_bad_loss,
+    )
 
 
 def _opened(
