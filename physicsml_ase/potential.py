@@ -202,8 +202,9 @@ def forces_and_stress(graph: Graph, r_ij: Tensor, g: Tensor) -> dict[str, Tensor
     virial = segment_sum(
         r_ij[:, :, None] * g[:, None, :], graph.batch.index_select(0, i), graph.cell.shape[0]
     )
-    # |det|: a left-handed cell has the same volume; without a full cell there is none, and no stress
-    volume = torch.linalg.det(graph.cell).abs()
+    # absolute: a left-handed cell has the same volume; without a full cell there is none, and no stress
+    a, b, c = graph.cell.unbind(1)
+    volume = (torch.linalg.cross(a, b) * c).sum(-1).abs()
     full = (volume > 1e-9)[:, None, None]
     stress = (virial + virial.mT) / (2 * torch.where(full, volume[:, None, None], 1.0))
     # NaN is put in last: a division by it would send NaN back to the weights, whatever a loss masks

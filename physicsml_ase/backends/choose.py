@@ -13,6 +13,7 @@ from torch import Tensor
 from physicsml_ase.atoms import build_graph
 from physicsml_ase.backends.compiled import Function, OnRows, compiled_function
 from physicsml_ase.backends.graphed import Graphed, plain_function
+from physicsml_ase.backends.heap import keep_freed_memory
 from physicsml_ase.backends.native import OnKernel, not_native
 from physicsml_ase.backends.package import (
     Package,
@@ -43,6 +44,8 @@ class Engine:
     def __init__(self, potential: Potential, name: str, backend: Backend, frames: Iterable[Graph]) -> None:
         self.potential, self.name, self._backend = potential, name, backend
         self._checked = name == "eager"
+        if potential.references.table.device.type == "cpu":
+            keep_freed_memory()
         if not self._checked:
             for frame in frames:
                 self._check(frame.to(potential.references.table.device))

@@ -215,9 +215,8 @@ def _parameters(model: GauntACE) -> list[nn.Parameter]:
 
 def _grid(product: SphereProduct, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Half the points on the sphere: harmonics there (G, M), and weighted and halved (G, (L + 1)^2)."""
-    exact = product._exact
-    inward = torch.cat([exact["to_even"], exact["to_odd"]], dim=1)
-    outward = torch.cat([exact["from_even"], exact["from_odd"]]).T / 2
+    half = product.inward.shape[0] // 2
+    inward, outward = product._exact["inward"][:half], product._exact["weighted_outward"].T[:half]
     return inward.to(dtype).contiguous(), outward.to(dtype).contiguous()
 
 
@@ -236,8 +235,8 @@ def _sizes(model: GauntACE) -> dict[str, int]:
         "MESSAGE_ELL": max(last.message.degrees) if last.message is not None else 0,
         "LAYERS": len(layers),
         "HIDDEN": first.readout.outward.shape[0],
-        "POINTS": first.product.to_even.shape[0],
-        "POINTS_LAST": last.product.to_even.shape[0],
+        "POINTS": first.product.inward.shape[0] // 2,
+        "POINTS_LAST": last.product.inward.shape[0] // 2,
     }
 
 

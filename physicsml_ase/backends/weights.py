@@ -1,7 +1,6 @@
 """A Gaunt-ACE model as the kernel in C++ reads it: `memory.h` has the same structures. M = (lmax + 1)^2."""
 
 import ctypes
-import math
 from typing import Any
 
 import numpy as np
@@ -120,7 +119,7 @@ def kernel_weights(model: GauntACE, keep: list[NDArray[np.float32]]) -> ctypes.S
     layers = []
     for layer in _layers(model):
         product, readout = layer.product, layer.readout
-        inward, outward, orbits = _grid(degrees - 1, nu, math.isqrt(product.even_out + product.odd_out) - 1)
+        inward, outward, orbits = _grid(degrees - 1, nu, product.L)
         # scalar factors go into weights, and so does the parity of what a neighbour sent
         mix = layer.mix_density.weight * model.scale
         there = {

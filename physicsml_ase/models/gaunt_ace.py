@@ -33,7 +33,7 @@ from physicsml_ase.nn.features import Features
 from physicsml_ase.nn.geometry import EdgeGeometry, Geometry
 from physicsml_ase.nn.messages import Message, Sent
 from physicsml_ase.nn.slots import Slots, make_slots
-from physicsml_ase.nn.sphere import OnGrid, SphereProduct
+from physicsml_ase.nn.sphere import SphereProduct
 
 CONSTANTS = "edge_constants"
 """Input of a graph that holds `GauntACE.constants` of its edges, made when batches are prepared."""
@@ -110,7 +110,7 @@ class Pass(NamedTuple):
 
     sent: Sent | None
     mix_gate: Tensor | None
-    on_grid: OnGrid
+    on_grid: list[Tensor]
     product_gate: Tensor | None
     g_readout: Tensor  # (N, F)
 
@@ -197,7 +197,8 @@ class GauntACE(nn.Module):
         radial = geometry.radial
         if channels is not None:
             radial = (channels[..., :, None] * radial[..., None, :]).flatten(-2)  # (R, J, q)
-        density = slots.per_atom(geometry.harmonics.mT @ radial, n).transpose(0, 1) * self.scale  # (M, N, q)
+        density = slots.per_atom(torch.bmm(geometry.harmonics.mT, radial), n)
+        density = density.transpose(0, 1) * self.scale  # (M, N, q)
         density_gate = self.density_gate(elements)
         gated_density = gated(density, density_gate)
         energies, h, passes = density.new_zeros(n), None, list[Pass]()
@@ -254,7 +255,7 @@ class GauntACE(nn.Module):
                 g_radial = g_b if g_radial is None else g_radial + g_b
         assert g_density is not None
         g_rows = slots.per_row((gated(g_density, density_gate) * self.scale).transpose(0, 1))  # (R, M, q)
-        g_y, g_b = radial @ g_rows.mT, geometry.harmonics @ g_rows
+        g_y, g_b = torch.bmm(radial, g_rows.mT), torch.bmm(geometry.harmonics, g_rows)
         if channels is not None:
             g_b = (g_b.unflatten(-1, (channels.shape[-1], -1)) * channels[..., None]).sum(-2)
         if g_harmonics is not None and g_radial is not None:

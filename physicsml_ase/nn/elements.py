@@ -67,10 +67,9 @@ class ElementTable(Constants):
         """((lmax + 1)^2, N, F), or None."""
         if self.table is None:
             return None
-        table = self.table.index_select(0, self.rows)  # (M, Z, F)
-        if elements.one_hot is None:
-            return table.index_select(1, elements.place)
-        return elements.one_hot @ table
+        if elements.one_hot is None or not torch.is_grad_enabled():
+            return self.table.index_select(1, elements.place).index_select(0, self.rows)
+        return elements.one_hot @ self.table.index_select(0, self.rows)  # (N, Z) @ (M, Z, F)
 
 
 def gated(x: Tensor, gate: Tensor | None) -> Tensor:

@@ -42,12 +42,12 @@ class Message(nn.Module):
         directed = [part.transpose(0, 1) for part in slots.per_row(h, dim=1).split(self.sizes)]
         along = [directed[0]]  # Y_00 = 1
         for (first, end), h_l in zip(self.spans[1:], directed[1:]):
-            along.append(geometry.harmonics[..., first:end] @ h_l)
+            along.append(torch.bmm(geometry.harmonics[..., first:end], h_l))
         sent = radial[0] * along[0]
         for r_l, q_l in zip(radial[1:], along[1:]):
             sent = torch.addcmul(sent, r_l, q_l)
         heard = swap(sent, slots.reverse)
-        s = slots.per_atom(geometry.harmonics.mT @ heard, n).transpose(0, 1)
+        s = slots.per_atom(torch.bmm(geometry.harmonics.mT, heard), n).transpose(0, 1)
         return s, Sent(radial, along, directed, heard)
 
     def reverse(
@@ -56,17 +56,17 @@ class Message(nn.Module):
         """From the gradient to S (M, N, C) those to h, to harmonics (R, J, M) and to radial functions (R, J, K)."""
         n = g.shape[1]
         g_rows = slots.per_row(g.transpose(0, 1))  # (R, M, C)
-        g_sent = swap(geometry.harmonics @ g_rows, slots.reverse)  # (R, J, C)
+        g_sent = swap(torch.bmm(geometry.harmonics, g_rows), slots.reverse)  # (R, J, C)
         g_h = [(g_sent * sent.radial[0]).sum(1, keepdim=True)]
         g_radial = [g_sent * sent.along[0]]
         extra = {}
         for k in range(1, len(self.degrees)):
             first, end = self.spans[k]
             g_along = g_sent * sent.radial[k]
-            g_h.append(geometry.harmonics[..., first:end].mT @ g_along)
+            g_h.append(torch.bmm(geometry.harmonics[..., first:end].mT, g_along))
             g_radial.append(g_sent * sent.along[k])
-            extra[self.spans[k]] = g_along @ sent.directed[k].mT
-        g_harmonics = add_spans(sent.heard @ g_rows.mT, extra)
+            extra[self.spans[k]] = torch.bmm(g_along, sent.directed[k].mT)
+        g_harmonics = add_spans(torch.bmm(sent.heard, g_rows.mT), extra)
         g_h_atoms = slots.per_atom(torch.cat(g_h, dim=1), n).transpose(0, 1)
         return g_h_atoms, g_harmonics, torch.cat(g_radial, dim=-1) @ self.radial.T
 

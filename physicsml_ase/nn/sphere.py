@@ -11,7 +11,6 @@ opposite: half of the points do. Shapes: lm-major (M, N, C), with M = (lmax + 1)
 import math
 from functools import cache
 from itertools import combinations_with_replacement
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +22,8 @@ from torch import Tensor
 from physicsml_ase.nn.constants import Constants
 
 Floats = NDArray[np.float64]
+IN_CACHE = 128
+"""So many atoms at a time, of 32 channels, are about a megabyte on a grid."""
 
 
 def degrees(lmax: int) -> list[int]:
@@ -155,81 +156,72 @@ class SphericalHarmonics(Constants):
         return gradient - (g * y * self.row_degrees).sum(-1, keepdim=True) * u
 
 
-class OnGrid(NamedTuple):
-    """A function at half of the grid's points, for the reverse pass: its even and its odd part, (G, N C) each."""
-
-    even: Tensor
-    odd: Tensor
-
-
 class SphereProduct(Constants):
     """Powers f, f^2, ..., f^nu of a function on the sphere, as harmonics up to degree L.
 
-    The rule is exact for the product's degree nu lmax + L, so that the result turns with the function to
-    round-off. With e and o the even and odd part of a function, (e, o)(e', o') = (ee' + oo', eo' + oe').
+    The rule is exact for the product's degree nu lmax + L, so that the result turns with the function to round-off.
+    G points, of which the second half are the antipodes of the first.
     """
 
-    to_even: Tensor
-    to_odd: Tensor
-    from_even: Tensor
-    from_odd: Tensor
+    inward: Tensor  # (G, M), harmonics of f at the points
+    even: Tensor  # (G / 2, even ones), those of the products at half of the points
+    odd: Tensor  # (G / 2, odd ones)
+    weighted_inward: Tensor  # (M, G)
+    weighted_outward: Tensor  # ((L + 1)^2, G)
+    kept: Tensor  # rows of f up to degree L
 
     def __init__(self, lmax: int, nu: int, L: int) -> None:
         super().__init__()
-        self.nu, self.num_even, self.even_out = nu, num_even(lmax), num_even(L)
-        self.odd_out = (L + 1) ** 2 - self.even_out
-        points, weights = quadrature(nu * lmax + L)
+        self.nu, self.L, self.num_even = nu, L, num_even(L)
+        half, weights = quadrature(nu * lmax + L)
+        points, weights = np.concatenate([half, -half]), np.concatenate([weights, weights])
         # f has unit variance where all its coefficients have
-        inward = harmonics(points, lmax) / (lmax + 1)
-        outward = harmonics(points, L) * (2 * weights[:, None])
-        self.constant("to_even", inward[:, : self.num_even])
-        self.constant("to_odd", inward[:, self.num_even :])
-        self.constant("from_even", outward[:, : self.even_out].T)
-        self.constant("from_odd", outward[:, self.even_out :].T)
+        inward, outward = harmonics(points, lmax) / (lmax + 1), harmonics(points, L)
+        self.constant("inward", inward)
+        self.constant("even", outward[: len(half), : self.num_even])
+        self.constant("odd", outward[: len(half), self.num_even :])
+        self.constant("weighted_inward", (inward * weights[:, None]).T)
+        self.constant("weighted_outward", (outward * weights[:, None]).T)
+        self.constant("kept", np.array(rows_up_to(L, lmax)))
 
-    def forward(self, a: Tensor) -> tuple[Tensor, OnGrid]:
-        """Coefficients (M, N, C) to those of all powers, side by side, ((L + 1)^2, N, nu C)."""
-        _, n, c = a.shape
-        e = self.to_even @ a[: self.num_even].reshape(self.num_even, n * c)  # (G, N C)
-        o = self.to_odd @ a[self.num_even :].reshape(-1, n * c)
-        even_out = [a[: self.even_out]]
-        odd_out = [a[self.num_even : self.num_even + self.odd_out]]
-        even, odd = e, o
-        for power in range(2, self.nu + 1):
-            odd_wanted = self.odd_out > 0 or power < self.nu
-            even, odd = even * e + odd * o, even * o + odd * e if odd_wanted else odd
-            even_out.append((self.from_even @ even).view(-1, n, c))
-            if self.odd_out:
-                odd_out.append((self.from_odd @ odd).view(-1, n, c))
-        out = torch.cat(even_out, dim=-1)
-        if self.odd_out:
-            out = torch.cat([out, torch.cat(odd_out, dim=-1)])
-        return out, OnGrid(e, o)
+    def forward(self, a: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Coefficients (M, N, C) to those of all powers, side by side, ((L + 1)^2, N, nu C), and f on the grid.
 
-    def reverse(self, on_grid: OnGrid, g: Tensor) -> Tensor:
+        The grid's values are (G, n C) for n atoms at a time: all of them, but for inference on a CPU few enough to
+        stay in its cache.
+        """
+        few = a.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        parts = [self._powers(part) for part in (a.split(IN_CACHE, dim=1) if few else [a])]
+        powers = [part for part, _ in parts]
+        return powers[0] if len(powers) == 1 else torch.cat(powers, dim=1), [f for _, f in parts]
+
+    def _powers(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        rows, n, c = a.shape
+        power = f = self.inward @ a.reshape(rows, n * c)
+        powers = [a.index_select(0, self.kept)]
+        for _ in range(2, self.nu + 1):
+            power = power * f
+            powers.append((self.weighted_outward @ power).view(-1, n, c))
+        return torch.cat(powers, dim=-1), f
+
+    def reverse(self, on_grid: list[Tensor], g: Tensor) -> Tensor:
         """Gradient to the coefficients, (M, N, C), from that to the powers, ((L + 1)^2, N, nu C)."""
-        e, o = on_grid
-        n, c = g.shape[1], g.shape[2] // self.nu
+        pieces = g.split(IN_CACHE, dim=1) if len(on_grid) > 1 else [g]
+        parts = [self._reverse(f, piece) for f, piece in zip(on_grid, pieces)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def _reverse(self, f: Tensor, g: Tensor) -> Tensor:
+        outs, n, c = g.shape[0], g.shape[1], g.shape[2] // self.nu
         direct, *of_powers = g.split(c, dim=-1)
-        # sum_k k f^(k-1) v_k by Horner's rule, in even and odd parts
-        even = odd = None
+        slope = torch.zeros_like(f)  # sum_k k f^(k-1) v_k by Horner's rule
         for power in range(self.nu, 1, -1):
-            v = of_powers[power - 2]
-            v_even = (power * self.from_even.T) @ v[: self.even_out].reshape(self.even_out, n * c)
-            v_odd = None
-            if self.odd_out:
-                v_odd = (power * self.from_odd.T) @ v[self.even_out :].reshape(self.odd_out, n * c)
-            if even is not None:
-                v_even = v_even + even
-                v_odd = odd if v_odd is None else v_odd + odd
-            even, odd = v_even * e, v_even * o
-            if v_odd is not None:
-                even, odd = even + v_odd * o, odd + v_odd * e
-        if even is None or odd is None:  # nu = 1
-            even, odd = torch.zeros_like(e), torch.zeros_like(o)
-        even = (self.to_even.T @ even).view(-1, n, c)
-        odd = (self.to_odd.T @ odd).view(-1, n, c)
-        parts = [even[: self.even_out] + direct[: self.even_out], even[self.even_out :]]
-        if self.odd_out:
-            parts += [odd[: self.odd_out] + direct[self.even_out :]]
-        return torch.cat([*parts, odd[self.odd_out :]])
+            v = self._on_grid(power * of_powers[power - 2].reshape(outs, n * c))
+            slope = (v if power == self.nu else v + slope) * f
+        return (self.weighted_inward @ slope).view(-1, n, c).index_add_(0, self.kept, direct)
+
+    def _on_grid(self, v: Tensor) -> Tensor:
+        """Values at the points of coefficients up to degree L, (.., n C); one for all points where L = 0."""
+        if self.L == 0:
+            return v  # Y_00 = 1
+        even, odd = self.even @ v[: self.num_even], self.odd @ v[self.num_even :]
+        return torch.cat([even + odd, even - odd])
