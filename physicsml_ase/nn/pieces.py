@@ -15,6 +15,17 @@ Cut = tuple[slice, ...]
 """What a piece takes of each tensor that is cut."""
 
 
+def small_pieces(x: Tensor) -> bool:
+    """Whether what is computed of x had better be computed a piece at a time, in pieces that stay in a CPU's cache:
+    for inference without a compiler, which sees to that itself."""
+    return x.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def joined(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """The pieces as one; a single one as it is."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=dim)
+
+
 class InPieces(torch.autograd.Function):
     """function(k, h_j, *parts) of all pieces k, one after the other, (N, ...).
 

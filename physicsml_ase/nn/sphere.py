@@ -20,9 +20,10 @@ from scipy.special import lpmv
 from torch import Tensor
 
 from physicsml_ase.nn.constants import Constants
+from physicsml_ase.nn.pieces import joined, small_pieces
 
 Floats = NDArray[np.float64]
-IN_CACHE = 128
+ATOMS_IN_CACHE = 128
 """So many atoms at a time, of 32 channels, are about a megabyte on a grid."""
 
 
@@ -190,10 +191,9 @@ class SphereProduct(Constants):
         The grid's values are (G, n C) for n atoms at a time: all of them, but for inference on a CPU few enough to
         stay in its cache.
         """
-        few = a.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        parts = [self._powers(part) for part in (a.split(IN_CACHE, dim=1) if few else [a])]
-        powers = [part for part, _ in parts]
-        return powers[0] if len(powers) == 1 else torch.cat(powers, dim=1), [f for _, f in parts]
+        pieces = a.split(ATOMS_IN_CACHE, dim=1) if small_pieces(a) else [a]
+        powers, on_grid = zip(*map(self._powers, pieces))
+        return joined(powers, dim=1), list(on_grid)
 
     def _powers(self, a: Tensor) -> tuple[Tensor, Tensor]:
         rows, n, c = a.shape
@@ -206,9 +206,8 @@ class SphereProduct(Constants):
 
     def reverse(self, on_grid: list[Tensor], g: Tensor) -> Tensor:
         """Gradient to the coefficients, (M, N, C), from that to the powers, ((L + 1)^2, N, nu C)."""
-        pieces = g.split(IN_CACHE, dim=1) if len(on_grid) > 1 else [g]
-        parts = [self._reverse(f, piece) for f, piece in zip(on_grid, pieces)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        pieces = g.split(ATOMS_IN_CACHE, dim=1) if len(on_grid) > 1 else [g]
+        return joined([self._reverse(f, piece) for f, piece in zip(on_grid, pieces)], dim=1)
 
     def _reverse(self, f: Tensor, g: Tensor) -> Tensor:
         outs, n, c = g.shape[0], g.shape[1], g.shape[2] // self.nu
