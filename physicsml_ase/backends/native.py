@@ -3,7 +3,6 @@
 N atoms, S structures.
 """
 
-import os
 import sys
 import threading
 import time
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from physicsml_ase.backends.compiled import outputs
+from physicsml_ase.backends.crew import Pace, usable_cores
 from physicsml_ase.backends.kernel import Kernel, SkinList, kernel_reason
 from physicsml_ase.graph import Graph, split
 from physicsml_ase.neighbors import Neighbors
@@ -22,8 +22,6 @@ from physicsml_ase.potential import Potential
 
 MANY_ATOMS = 200
 """Structures of fewer atoms are computed by one thread, which a second one would only keep waiting."""
-TRIES = 3
-"""Steps by which one thread and all of them are compared."""
 
 
 def not_native(potential: Potential) -> str | None:
@@ -67,7 +65,7 @@ class OnKernel:
         n, domain = graph.positions.shape[0], self.potential.domain
         edges, references = self._list_of(graph)
         self.features = None
-        pace = self._pace.setdefault(n.bit_length(), Pace(self.threads, n))
+        pace = self._pace.setdefault(n.bit_length(), Pace(numbers_of_threads(self.threads, n)))
         threads, began = pace.threads, time.perf_counter()
         found = edges.within(graph.positions.numpy(), graph.cell[0].numpy(), domain.cutoff, threads)
         self.close = bool(found.near)
@@ -108,30 +106,9 @@ class OnKernel:
         return outer[np.ix_(elements, elements)]
 
 
-class Pace:
-    """The number of threads for structures of about one size: given, or found by trying."""
-
-    def __init__(self, given: int | None, num_atoms: int) -> None:
-        most = min(torch.get_num_threads(), usable_cores())
-        tried = (1, most) if num_atoms >= MANY_ATOMS and most > 1 else (1,)
-        self._times: dict[int, list[float]] = {number: [] for number in ((given,) if given else tried)}
-
-    @property
-    def threads(self) -> int:
-        """The number for the next step."""
-        few = min(self._times, key=lambda number: len(self._times[number]))
-        if len(self._times) > 1 and len(self._times[few]) < TRIES:
-            return few
-        return min(self._times, key=lambda number: min(self._times[number], default=0.0))
-
-    def took(self, threads: int, seconds: float) -> None:
-        """Remember what a step cost, while numbers of threads are compared."""
-        if len(self._times[threads]) < TRIES:
-            self._times[threads].append(seconds)
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def numbers_of_threads(given: int | None, num_atoms: int) -> tuple[int, ...]:
+    """Those to try for structures of about one size."""
+    if given:
+        return (given,)
+    most = min(torch.get_num_threads(), usable_cores())
+    return (1, most) if num_atoms >= MANY_ATOMS and most > 1 else (1,)

@@ -10,8 +10,8 @@
 // tangents, and the gradient to the weights. Layers are passes over all atoms: forward up to the last layer, whose
 // forward and reverse pass are one, then back. Atoms go in blocks of BLOCK, lm-major [row][part][atom][channel], so
 // that weights are read once a block for all their values and tangents. What an atom sends along an edge is written
-// where its neighbour reads it, at the reverse edge, and so is the gradient to it: nothing is added to what another
-// thread may write, and sums run in the same order each time.
+// where its neighbour reads it, at the reverse edge, and so is the gradient to it. Calls share nothing: threads compute
+// one batch each.
 //
 // Sizes are compiled in: DOUBLE, CHANNELS, RADIAL, ELEMENTS, ELEMENT_CHANNELS (0: none), MAX_ELL, CORRELATION, MESSAGE_ELL, LAYERS, HIDDEN, and the
 // numbers of points on half the sphere POINTS (of layers that send) and POINTS_LAST. GCC's vector extensions, which
@@ -24,9 +24,6 @@
 #include <cstring>
 #include <utility>
 #include <vector>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 #include "arena.h"
 #include "degrees.h"
@@ -472,22 +469,19 @@ struct Buffers {
     real *density, *g_density;  // [M][P][B][Q_PAD]
     Kept layers[LAYERS];
     size_t longest;
-    struct Own {
-        Edges* edges;              // [B][longest / LANES]
-        EdgesGradient* gradients;
-        Weights gradient;
-    };
-    std::vector<Own> own;
+    Edges* edges;              // [B][longest / LANES]
+    EdgesGradient* gradients;
+    Weights gradient;
 
-    Buffers(Arena& arena, size_t n, size_t num_edges, size_t most_neighbors, int threads) : own(threads) {
-        const size_t blocks = (n + B - 1) / B, density_blocks = LAYERS > 1 ? blocks : size_t(threads);
+    Buffers(Arena& arena, size_t n, size_t num_edges, size_t most_neighbors) {
+        const size_t blocks = (n + B - 1) / B, density_blocks = LAYERS > 1 ? blocks : 1;
         longest = padded(int(most_neighbors), LANES);
         density = arena.take<real>(density_blocks * M * P * B * Q_PAD);
         g_density = arena.take<real>(density_blocks * M * P * B * Q_PAD);
         for (int t = 0; t < LAYERS; t++) {
             Kept& kept = layers[t];
             const bool last = t == LAYERS - 1;
-            const size_t slots = last ? size_t(threads) : blocks;
+            const size_t slots = last ? 1 : blocks;
             kept.mixed = arena.take<real>(slots * M * P * B * C);
             kept.product = arena.take<real>(slots * (last ? 1 : ROWS_SENT) * P * B * NC);
             kept.hidden = arena.take<real>(slots * P * B * H_PAD);
@@ -498,15 +492,13 @@ struct Buffers {
             kept.sent = arena.take<real>(num_edges * P * C);
             kept.g_sent = arena.take<real>(num_edges * P * C);
         }
-        for (Own& mine : own) {
-            mine.edges = arena.take<Edges>(B * longest / LANES);
-            mine.gradients = arena.take<EdgesGradient>(P == 1 ? B * longest / LANES : 0);
-            if (P == 2) mine.gradient.place(arena);
-        }
+        edges = arena.take<Edges>(B * longest / LANES);
+        gradients = arena.take<EdgesGradient>(P == 1 ? B * longest / LANES : 0);
+        if (P == 2) gradient.place(arena);
     }
 };
 
-// One thread's share of the atoms, a block at a time.
+// All atoms, a block at a time.
 
 template <int P>
 struct Worker {
@@ -515,24 +507,20 @@ struct Worker {
     const Told& told;
     const Batch& batch;
     Buffers<P>& buffers;
-    typename Buffers<P>::Own& own;
     const Results& results;
-    int thread, threads;
     int64_t block = 0, atom[B];
     int element[B], num_edges[B];
     alignas(64) real gated_density_[M * MQ], mixed_[M * MC], product_[ROWS_SENT * ROW];
     alignas(64) real g_mixed[M * MC], g_product[ROWS_SENT * ROW], g_message[M * MC], g_sent[ROWS_SENT * MC];
 
-    Worker(const Weights& weights, const Told& told, const Batch& batch, Buffers<P>& buffers, const Results& results,
-           int thread, int threads)
-        : weights(weights), told(told), batch(batch), buffers(buffers), own(buffers.own[thread]), results(results),
-          thread(thread), threads(threads) {}
+    Worker(const Weights& weights, const Told& told, const Batch& batch, Buffers<P>& buffers, const Results& results)
+        : weights(weights), told(told), batch(batch), buffers(buffers), results(results) {}
 
     // Pieces of the block; those of the last layer are used at once.
     template <int T>
-    int64_t slot() const { return LAST<T> ? thread : block; }
-    real* density() const { return buffers.density + (LAYERS > 1 ? block : thread) * M * MQ; }
-    real* g_density() const { return buffers.g_density + (LAYERS > 1 ? block : thread) * M * MQ; }
+    int64_t slot() const { return LAST<T> ? 0 : block; }
+    real* density() const { return buffers.density + (LAYERS > 1 ? block : 0) * M * MQ; }
+    real* g_density() const { return buffers.g_density + (LAYERS > 1 ? block : 0) * M * MQ; }
     template <int T>
     real* mixed() const { return buffers.layers[T].mixed + slot<T>() * M * MC; }
     template <int T>
@@ -545,15 +533,13 @@ struct Worker {
     real* h() const { return buffers.layers[T].h + block * ROWS_SENT * MC; }
     template <int T>
     real* g_h() const { return buffers.layers[T].g_h + block * MC; }
-    Edges* edges(int a) const { return own.edges + a * (buffers.longest / LANES); }
-    EdgesGradient* gradients(int a) const { return own.gradients + a * (buffers.longest / LANES); }
+    Edges* edges(int a) const { return buffers.edges + a * (buffers.longest / LANES); }
+    EdgesGradient* gradients(int a) const { return buffers.gradients + a * (buffers.longest / LANES); }
     static const real* lanes(const V* x) { return reinterpret_cast<const real*>(x); }
 
-    int64_t begin(int thread) const { return first_block<B>(batch.start, batch.num_atoms, thread, threads); }
     template <class F>
     void each_block(F&& run) {
-        const int64_t end = thread + 1 < threads ? begin(thread + 1) : (batch.num_atoms + B - 1) / B;
-        for (block = begin(thread); block < end; block++) {
+        for (block = 0; block < (batch.num_atoms + B - 1) / B; block++) {
             for (int a = 0; a < B; a++) {  // the last block may be short of atoms
                 const int64_t i = block * B + a;
                 const bool there = i < batch.num_atoms;
@@ -638,7 +624,7 @@ struct Worker {
                         for (int w = 0; w < W; w++)
                             for (int k = 0; k < K; k++) total[w] += from[w * K + k] * sum(m, k, part);
                     }
-                for (int w = 0; w < W; w++) own.gradient.mixture[z * W + w] += total[w];
+                for (int w = 0; w < W; w++) buffers.gradient.mixture[z * W + w] += total[w];
             });
     }
 
@@ -830,8 +816,8 @@ struct Worker {
                         for (int row = 0; row < ROWS_SENT; row++) store(g_sent + (row * PB + part * B + a) * C + c, g[part][row]);
                 }
                 if constexpr (P == 2) {
-                    multiply<RADII>(K, lanes(here.radial), LANES, 1, radii[0], RADII, count, own.gradient.layers[T + 1].radial, RADII, true);
-                    multiply<RADII>(K, lanes(here.radial_dot), LANES, 1, radii[1], RADII, count, own.gradient.layers[T + 1].radial, RADII, true);
+                    multiply<RADII>(K, lanes(here.radial), LANES, 1, radii[0], RADII, count, buffers.gradient.layers[T + 1].radial, RADII, true);
+                    multiply<RADII>(K, lanes(here.radial_dot), LANES, 1, radii[1], RADII, count, buffers.gradient.layers[T + 1].radial, RADII, true);
                 } else {
                     EdgesGradient& to = gradients(a)[first / LANES];
                     for (int e = 0; e < count; e++) {
@@ -888,9 +874,9 @@ struct Worker {
                     const V bend = s * rest * (2 + value * (1 - 2 * s));
                     store(g_act + a * H_PAD + k, out * (of_energy * slope + bend * change));
                     store(g_act + (B + a) * H_PAD + k, of_change * out * slope);
-                    real* g_out = own.gradient.layers[T].hidden_out + k;
+                    real* g_out = buffers.gradient.layers[T].hidden_out + k;
                     store(g_out, load(g_out) + of_energy * value * s + slope * change);
-                    real* g_bias = own.gradient.layers[T].hidden_bias + element[a] * H_PAD + k;
+                    real* g_bias = buffers.gradient.layers[T].hidden_bias + element[a] * H_PAD + k;
                     store(g_bias, load(g_bias) + load(g_act + a * H_PAD + k));
                 }
             }
@@ -908,17 +894,17 @@ struct Worker {
                     }
                     store(to, factor * load(layer.linear + c));
                     if constexpr (P == 2) {
-                        real* g_linear = own.gradient.layers[T].linear + c;
+                        real* g_linear = buffers.gradient.layers[T].linear + c;
                         store(g_linear, load(g_linear) + factor * load(from));
                     }
                 }
             }
-            if (P == 2) own.gradient.layers[T].energy_bias[element[a]] += of_energy;
+            if (P == 2) buffers.gradient.layers[T].energy_bias[element[a]] += of_energy;
         }
         multiply<NC>(PB, g_act, H_PAD, 1, layer.hidden_T, INPUT<T>, H, g_product, NC, true);
         if constexpr (T > 0) multiply<C>(PB, g_act, H_PAD, 1, layer.hidden_T + NC, INPUT<T>, H, g_h<T - 1>(), C, true);
         if constexpr (P == 2) {
-            real* g_hidden = own.gradient.layers[T].hidden;
+            real* g_hidden = buffers.gradient.layers[T].hidden;
             multiply<H_PAD>(NC, x, 1, NC, g_act, H_PAD, PB, g_hidden, H_PAD, true);
             if constexpr (T > 0) multiply<H_PAD>(C, h<T - 1>(), 1, C, g_act, H_PAD, PB, g_hidden + NC * H_PAD, H_PAD, true);
         }
@@ -960,7 +946,7 @@ struct Worker {
     template <int T>
     void leave() {
         const Layer& layer = weights.layers[T];
-        const Layer& g_layer = own.gradient.layers[T];
+        const Layer& g_layer = buffers.gradient.layers[T];
         const real *d = gated_density(), *x = gated_mixed<T>(), *p = gated_product<T>();
         if constexpr (!LAST<T>) {
             std::memset(g_sent, 0, sizeof g_sent);
@@ -1004,7 +990,7 @@ struct Worker {
         }
         if constexpr (T > 0) reverse_hear<T>();
         if constexpr (T == 0 && P == 2 && GATES)
-            learn_gate<Q_PAD, Q_PAD>(M, density(), g_density(), by_degree(own.gradient.density_gate, Q_PAD));
+            learn_gate<Q_PAD, Q_PAD>(M, density(), g_density(), by_degree(buffers.gradient.density_gate, Q_PAD));
         if constexpr (T == 0 && (P == 1 || MIXTURES)) {
             real* g_d = g_density();
             if (GATES) gate<Q_PAD, Q_PAD>(M, g_d, g_d, by_degree(weights.density_gate, Q_PAD));
@@ -1064,14 +1050,10 @@ struct Worker {
             });
     }
 
-    static void wait() {
-#pragma omp barrier
-    }
     template <int T>
     void forward() {
         if constexpr (T < LAYERS - 1) {
             each_block([&] { enter<T>(); });
-            wait();
             forward<T + 1>();
         }
     }
@@ -1079,19 +1061,16 @@ struct Worker {
     void reverse() {
         if constexpr (T >= 0) {
             each_block([&] { leave<T>(); });
-            wait();
             reverse<T - 1>();
         }
     }
     void run() {
-        if (P == 2) own.gradient.clear();
-        wait();
+        if (P == 2) buffers.gradient.clear();
         forward<0>();
         each_block([&] {
             enter<LAYERS - 1>();
             leave<LAYERS - 1>();
         });
-        wait();
         reverse<LAYERS - 2>();
     }
 };
@@ -1100,37 +1079,21 @@ char* aligned(char* p) { return p + (64 - reinterpret_cast<uintptr_t>(p) % 64) %
 
 template <int P>
 void compute(const Batch& batch, const Told& told, const Results& results, const real* flat, real* g_flat,
-             int64_t most_neighbors, int threads, char* scratch) {
+             int64_t most_neighbors, char* scratch) {
     Arena arena{aligned(scratch)};
     Weights weights;
     weights.place(arena);
     weights.place_transposed(arena);
     weights.read(flat, told.scale);
-    Buffers<P> buffers(arena, batch.num_atoms, batch.num_edges, most_neighbors, threads);
-    int started = 1;
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-#ifdef _OPENMP
-        const int thread = omp_get_thread_num(), all = omp_get_num_threads();
-#else
-        const int thread = 0, all = 1;
-#endif
-        if (thread == 0) started = all;
-        Worker<P> worker(weights, told, batch, buffers, results, thread, all);
-        worker.run();
-    }
+    Buffers<P> buffers(arena, batch.num_atoms, batch.num_edges, most_neighbors);
+    Worker<P>(weights, told, batch, buffers, results).run();
     if constexpr (P == 2) {
-        std::vector<std::vector<const real*>> pieces(started);
-        for (int t = 0; t < started; t++)
-            buffers.own[t].gradient.each(0, [&](real*& piece, int, int, int, real) { pieces[t].push_back(piece); });
+        std::vector<const real*> pieces;
+        buffers.gradient.each(0, [&](real*& piece, int, int, int, real) { pieces.push_back(piece); });
         size_t k = 0;
         weights.each(told.scale, [&](real*&, int rows, int width, int pitch, real factor) {
             for (int row = 0; row < rows; row++)
-                for (int c = 0; c < width; c++) {
-                    real total = 0;
-                    for (int t = 0; t < started; t++) total += pieces[t][k][row * pitch + c];
-                    g_flat[row * width + c] = factor * total;
-                }
+                for (int c = 0; c < width; c++) g_flat[row * width + c] = factor * pieces[k][row * pitch + c];
             g_flat += rows * width;
             k++;
         });
@@ -1138,12 +1101,12 @@ void compute(const Batch& batch, const Told& told, const Results& results, const
 }
 
 template <int P>
-size_t size(int64_t n, int64_t num_edges, int64_t most_neighbors, int threads) {
+size_t size(int64_t n, int64_t num_edges, int64_t most_neighbors) {
     Arena arena{nullptr};
     Weights weights;
     weights.place(arena);
     weights.place_transposed(arena);
-    Buffers<P>(arena, n, num_edges, most_neighbors, threads);
+    Buffers<P>(arena, n, num_edges, most_neighbors);
     return arena.used + 64;
 }
 
@@ -1185,20 +1148,20 @@ int64_t plan(int64_t n, int64_t num_edges, const int64_t* i, const int64_t* j, c
     return most;
 }
 
-size_t scratch_size(int64_t n, int64_t num_edges, int64_t most_neighbors, int threads, int parts) {
-    return parts == 1 ? size<1>(n, num_edges, most_neighbors, threads) : size<2>(n, num_edges, most_neighbors, threads);
+size_t scratch_size(int64_t n, int64_t num_edges, int64_t most_neighbors, int parts) {
+    return parts == 1 ? size<1>(n, num_edges, most_neighbors) : size<2>(n, num_edges, most_neighbors);
 }
 
 // Energies (N) and gradient (E, 3), which is added to.
 void values(const Batch* batch, const Told* told, const Results* results, const real* weights, int64_t most_neighbors,
-            int threads, char* scratch) {
-    compute<1>(*batch, *told, *results, weights, nullptr, most_neighbors, threads, scratch);
+            char* scratch) {
+    compute<1>(*batch, *told, *results, weights, nullptr, most_neighbors, scratch);
 }
 
 // The weights' gradient, as one row of numbers.
 void weights_gradient(const Batch* batch, const Told* told, const Results* results, const real* weights,
-                      real* gradient, int64_t most_neighbors, int threads, char* scratch) {
-    compute<2>(*batch, *told, *results, weights, gradient, most_neighbors, threads, scratch);
+                      real* gradient, int64_t most_neighbors, char* scratch) {
+    compute<2>(*batch, *told, *results, weights, gradient, most_neighbors, scratch);
 }
 
 }  // extern "C"

@@ -14,13 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from physicsml_ase.backends.build import BuildError, build
+from physicsml_ase.backends.crew import Crew
+from physicsml_ase.backends.shares import Share, shares
 from physicsml_ase.graph import Graph
 from physicsml_ase.models.gaunt_ace import GauntACE
 from physicsml_ase.nn.sphere import SphereProduct
-
-MOST_THREADS = 64
-ATOMS_OF_A_THREAD = 16
-"""With fewer atoms each, threads cost more than they give."""
 
 
 def training_kernel_reason(model: nn.Module) -> str | None:
@@ -47,8 +45,12 @@ def training_kernel_reason(model: nn.Module) -> str | None:
 
 
 class Plan(NamedTuple):
-    """A batch's edges in the kernel's order, in which an atom's neighbours are sorted by element."""
+    """Edges of some structures in the kernel's order, in which an atom's neighbours are sorted by element.
 
+    Places of atoms and edges are counted from the first of them.
+    """
+
+    of: Share
     num_atoms: int
     num_edges: int
     longest: int
@@ -62,14 +64,16 @@ class Plan(NamedTuple):
 class TrainingKernel:
     """Energies and their gradient of a Gaunt-ACE model on a CPU, differentiable once by the model's parameters.
 
-    The parameters are read at each call. Not for several threads at once: the memory is kept.
+    The parameters are read at each call. A batch is computed in parts of some structures each, always the same ones:
+    results do not depend on the number of threads that share them, which is found by trying unless it is given. Not
+    for several calls at once: the memory is kept.
     """
 
-    def __init__(self, model: GauntACE, threads: int = 1) -> None:
+    def __init__(self, model: GauntACE, threads: int | None = None) -> None:
         reason = training_kernel_reason(model)
         if reason:
             raise BuildError(reason)
-        self.threads = min(max(threads, 1), MOST_THREADS)
+        self.crew = Crew(threads)
         self._library = _library(model)
         self._parameters = _parameters(model)
         self._sizes = [p.numel() for p in self._parameters]
@@ -85,88 +89,102 @@ class TrainingKernel:
         self._told = told(
             model.scale, geometry.cutoff, geometry.stretch, *(x.data_ptr() for x in self._grids)
         )
-        self._scratch = torch.empty(0, dtype=torch.uint8)
+        self._scratch = dict[int, Tensor]()  # of each thread
 
     def __call__(self, graph: Graph, r_ij: Tensor) -> tuple[Tensor, Tensor]:
         """Energies of the atoms (N,), and their sum's gradient to the pair vectors r_ij (E, 3) [Å], (E, 3)."""
         return _Function.apply(self, self.plan(graph), r_ij.detach().to(self._dtype), *self._parameters)
 
-    def plan(self, graph: Graph) -> Plan:
-        """The batch's edges in the kernel's order."""
-        n, edges = graph.atomic_numbers.shape[0], graph.reverse.shape[0]
-        parts = [torch.empty(n + 1, dtype=torch.int64)]
-        parts += [torch.empty(k, dtype=torch.int32) for k in (edges, edges, n, edges)]
-        i, j = graph.edge_index
-        given = [x.contiguous() for x in (i, j, graph.reverse, graph.atomic_numbers, self._places)]
-        longest = self._library.plan(
-            ctypes.c_int64(n), ctypes.c_int64(edges), *(_at(x) for x in (*given, *parts))
-        )
-        return Plan(n, edges, longest, *parts)
+    def plan(self, graph: Graph) -> list[Plan]:
+        """The batch's edges in the kernel's order, in parts."""
+        return [self._plan(graph, share) for share in shares(graph)]
 
-    def values(self, plan: Plan, r_ij: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Energies (N,) and gradient (E, 3) at weights (P,)."""
-        energies, gradient = r_ij.new_empty(plan.num_atoms), r_ij.new_zeros(plan.num_edges, 3)
-        results = _Results(energies.data_ptr(), gradient.data_ptr(), None)
-        threads, scratch = self._prepare(plan, 1)
-        self._library.values(
-            ctypes.byref(_batch(plan, r_ij, None)),
-            ctypes.byref(self._told),
-            ctypes.byref(results),
-            _at(weights),
-            ctypes.c_int64(plan.longest),
-            threads,
-            scratch,
+    def _plan(self, graph: Graph, share: Share) -> Plan:
+        atoms, edges = share
+        n, num_edges = atoms.stop - atoms.start, edges.stop - edges.start
+        parts = [torch.empty(n + 1, dtype=torch.int64)]
+        parts += [torch.empty(k, dtype=torch.int32) for k in (num_edges, num_edges, n, num_edges)]
+        i, j = graph.edge_index[:, edges] - atoms.start
+        numbers, back = graph.atomic_numbers[atoms], graph.reverse[edges] - edges.start
+        given = [x.contiguous() for x in (i, j, back, numbers, self._places)]
+        longest = self._library.plan(
+            ctypes.c_int64(n), ctypes.c_int64(num_edges), *(_at(x) for x in (*given, *parts))
         )
+        return Plan(share, n, num_edges, longest, *parts)
+
+    def values(self, plans: list[Plan], r_ij: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Energies (N,) and gradient (E, 3) at weights (P,)."""
+        energies = r_ij.new_empty(sum(plan.num_atoms for plan in plans))
+        gradient = torch.zeros_like(r_ij)
+
+        def part(k: int, thread: int) -> None:
+            atoms, edges = plans[k].of
+            results = _Results(energies[atoms].data_ptr(), gradient[edges].data_ptr(), None)
+            self._library.values(
+                ctypes.byref(_batch(plans[k], r_ij[edges], None)),
+                ctypes.byref(self._told),
+                ctypes.byref(results),
+                _at(weights),
+                ctypes.c_int64(plans[k].longest),
+                self._memory(plans[k], 1, thread),
+            )
+
+        self.crew.each(part, len(plans))
         return energies, gradient
 
     def weights_gradient(
-        self, plan: Plan, r_ij: Tensor, weights: Tensor, g_energies: Tensor, g_gradient: Tensor
+        self, plans: list[Plan], r_ij: Tensor, weights: Tensor, g_energies: Tensor, g_gradient: Tensor
     ) -> tuple[Tensor, ...]:
         """Gradient to each parameter from that to energies (N,) and to their gradient (E, 3)."""
         g_energies, displacement = g_energies.contiguous(), g_gradient.contiguous()
-        flat = torch.empty_like(weights)
-        results = _Results(None, None, g_energies.data_ptr())
-        threads, scratch = self._prepare(plan, 2)
-        self._library.weights_gradient(
-            ctypes.byref(_batch(plan, r_ij, displacement)),
-            ctypes.byref(self._told),
-            ctypes.byref(results),
-            _at(weights),
-            _at(flat),
-            ctypes.c_int64(plan.longest),
-            threads,
-            scratch,
-        )
-        parts = flat.split(self._sizes)
-        return tuple(part.view(p.shape) for part, p in zip(parts, self._parameters))
+        of_parts = weights.new_empty(len(plans), len(weights))
 
-    def _prepare(self, plan: Plan, parts: int) -> tuple[int, ctypes.c_void_p]:
-        """Number of threads, and memory for a pass of so many parts (values, tangents)."""
-        threads = min(self.threads, plan.num_atoms // ATOMS_OF_A_THREAD + 1)
+        def part(k: int, thread: int) -> None:
+            atoms, edges = plans[k].of
+            results = _Results(None, None, g_energies[atoms].data_ptr())
+            self._library.weights_gradient(
+                ctypes.byref(_batch(plans[k], r_ij[edges], displacement[edges])),
+                ctypes.byref(self._told),
+                ctypes.byref(results),
+                _at(weights),
+                _at(of_parts[k]),
+                ctypes.c_int64(plans[k].longest),
+                self._memory(plans[k], 2, thread),
+            )
+
+        self.crew.each(part, len(plans), size=len(r_ij))
+        flat = of_parts[0]
+        for row in of_parts[1:]:  # in this order, whoever computed them
+            flat += row
+        return tuple(x.view(p.shape) for x, p in zip(flat.split(self._sizes), self._parameters))
+
+    def _memory(self, plan: Plan, parts: int, thread: int) -> ctypes.c_void_p:
+        """Memory of a thread for a pass of so many parts (values, tangents)."""
         sizes = (plan.num_atoms, plan.num_edges, plan.longest)
-        size = self._library.scratch_size(*(ctypes.c_int64(k) for k in sizes), threads, parts)
-        if self._scratch.shape[0] < size:
-            self._scratch = torch.empty(size + size // 8, dtype=torch.uint8)
-        return threads, _at(self._scratch)
+        size = self._library.scratch_size(*(ctypes.c_int64(k) for k in sizes), parts)
+        scratch = self._scratch.get(thread)
+        if scratch is None or scratch.shape[0] < size:
+            scratch = self._scratch[thread] = torch.empty(size + size // 8, dtype=torch.uint8)
+        return _at(scratch)
 
 
 class _Function(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[no-untyped-def, override]
-        ctx, kernel: TrainingKernel, plan: Plan, r_ij: Tensor, *parameters: Tensor
+        ctx, kernel: TrainingKernel, plans: list[Plan], r_ij: Tensor, *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
         r_ij = r_ij.contiguous()
         weights = torch.cat([p.reshape(p.numel()) for p in parameters])
-        ctx.kernel, ctx.plan = kernel, plan
+        ctx.kernel, ctx.plans = kernel, plans
         ctx.save_for_backward(r_ij, weights)
-        return kernel.values(plan, r_ij, weights)
+        return kernel.values(plans, r_ij, weights)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, g_energies: Tensor, g_gradient: Tensor):  # type: ignore[no-untyped-def, override]
         r_ij, weights = ctx.saved_tensors
         kernel: TrainingKernel = ctx.kernel
-        gradients = kernel.weights_gradient(ctx.plan, r_ij, weights, g_energies, g_gradient)
+        gradients = kernel.weights_gradient(ctx.plans, r_ij, weights, g_energies, g_gradient)
         return None, None, None, *gradients
 
 

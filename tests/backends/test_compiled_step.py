@@ -20,7 +20,8 @@ from physicsml_ase.backends import choose as chooser
 from physicsml_ase.backends import native
 from physicsml_ase.backends.choose import Engine, choose, disagreement
 from physicsml_ase.backends.compiled import OnRows, Step, compiled_function, exported
-from physicsml_ase.backends.native import Pace
+from physicsml_ase.backends.crew import Pace
+from physicsml_ase.backends.native import numbers_of_threads
 from physicsml_ase.backends.rows import make_rows
 from physicsml_ase.calculator import PhysicsMLCalculator
 from physicsml_ase.checkpoint import save_potential
@@ -330,10 +331,10 @@ def test_threads_of_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     """The number given; else one for few atoms, and for many what a few steps show to be faster."""
     monkeypatch.setattr(native, "usable_cores", lambda: 4)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    assert Pace(3, 10).threads == Pace(3, 10_000).threads == 3
-    assert Pace(None, 15).threads == 1
+    assert numbers_of_threads(3, 10) == numbers_of_threads(3, 10_000) == (3,)
+    assert numbers_of_threads(None, 15) == (1,)
     for cost in ({1: 1.0, 4: 0.4}, {1: 1.0, 4: 9.0}):
-        pace, used = Pace(None, 1000), []
+        pace, used = Pace(numbers_of_threads(None, 1000)), []
         for _ in range(10):
             used.append(pace.threads)
             pace.took(used[-1], cost[used[-1]])

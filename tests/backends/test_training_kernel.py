@@ -11,6 +11,7 @@ from kernels_for_tests import cache, mixed  # noqa: F401  cache is a fixture
 
 from physicsml_ase.atoms import to_graph
 from physicsml_ase.backends import build
+from physicsml_ase.backends.shares import ATOMS_OF_A_PART, shares
 from physicsml_ase.backends.training import TrainingKernel, training_kernel_reason
 from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph, collate, edge_vectors
@@ -142,8 +143,32 @@ def test_mixtures_of_elements(elements: tuple[int, ...], model: dict[str, object
     check(made, batch(structures))
 
 
-def test_threads() -> None:
-    check(make((14,)), batch([SILICON.repeat((2, 2, 1)), SILICON]), threads=3)
+def test_threads_change_nothing() -> None:
+    """The parts of a batch are the same ones, whoever computes them."""
+    model, graph = (
+        make((14,)),
+        batch([SILICON.repeat((2, 2, 1)), SILICON, SILICON.repeat((3, 1, 1)), SILICON]),
+    )
+    assert len(shares(graph)) == 2
+    check(model, graph, threads=2)
+    one, many = (gradients(model, graph, TrainingKernel(model, threads)) for threads in (1, 4))
+    assert all(torch.equal(x, y) for x, y in zip(one, many))
+
+
+def test_parts_of_batches() -> None:
+    """All structures, in order, in parts that are not too small; one where there is little."""
+    small, large = Atoms("H"), SILICON.repeat((2, 2, 2))
+    for structures in ([small], [small] * 100, [large, small, large], [small, large, small, large, small]):
+        graph = batch(structures)
+        parts = shares(graph)
+        assert [part.atoms.start for part in parts] == [0, *(part.atoms.stop for part in parts[:-1])]
+        assert [part.edges.start for part in parts] == [0, *(part.edges.stop for part in parts[:-1])]
+        assert parts[-1].atoms.stop == len(graph.positions)
+        assert parts[-1].edges.stop == len(graph.reverse)
+        assert len(parts) == 1 or min(p.atoms.stop - p.atoms.start for p in parts) >= ATOMS_OF_A_PART
+        for atoms, edges in parts:  # no edge leaves a part
+            assert (graph.edge_index[:, edges] >= atoms.start).all()
+            assert (graph.edge_index[:, edges] < atoms.stop).all()
 
 
 def test_losses_of_one_of_the_two() -> None:
