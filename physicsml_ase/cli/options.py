@@ -39,7 +39,11 @@ Backend = Annotated[
 ]
 Threads = Annotated[
     int,
-    typer.Option(min=0, help="CPU threads. 0: one, or all for structures of many atoms.", show_default=False),
+    typer.Option(
+        min=0,
+        help="CPU threads. 0: one, or more where there is work for them, as many as a few steps show to be faster.",
+        show_default=False,
+    ),
 ]
 OnExtrapolation = Annotated[
     str,
@@ -57,6 +61,10 @@ def use_threads(threads: int, num_atoms: int = 0) -> None:
     """
     import torch
 
+    if threads:
+        os.environ["OMP_NUM_THREADS"] = str(
+            threads
+        )  # for the training kernel, and for processes that are started
     if threads or (num_atoms < MANY_ATOMS and "OMP_NUM_THREADS" not in os.environ):
         torch.set_num_threads(threads or 1)
 
