@@ -7,34 +7,19 @@ docs/gaunt_ace.md.
 """
 
 import logging
-import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
-import numpy as np
-import torch
-from torch import Tensor
 
-from physicsml_ase.atoms import build_graph
-from physicsml_ase.backends.choose import choose
-from physicsml_ase.checkpoint import load_potential
-from physicsml_ase.conventions import Level
 from physicsml_ase.data.datamodule import DataModule
-from physicsml_ase.data.flat import Arrays, Flat, flatten
-from physicsml_ase.data.sample import BATCH_ATOMS
 from physicsml_ase.data.store import MemoryStore
-from physicsml_ase.domain import Domain
-from physicsml_ase.graph import Graph, collate, edge_vectors, split
-from physicsml_ase.neighbors import neighbor_list
-from physicsml_ase.nn.wall import Wall
 from physicsml_ase.potential import Potential
+from physicsml_ase.train.copies import COPIES
 from physicsml_ase.train.fused import FusedPotential
 from physicsml_ase.train.module import PotentialModule
 from physicsml_ase.train.schedule import Budget
@@ -58,10 +43,6 @@ FEW_STEPS = 100
 """Trainings of fewer steps than this teach nobody."""
 MEMBERS_SHARE = 0.5
 """Of what is left, what the committee may take."""
-COPIES = 4
-"""Moved structures for each one of the training data."""
-MOVED, STRAINED = 0.08, 0.02
-"""Standard deviations of what is added to positions, at most [Å], and to the cells' strains."""
 MOST_EDGES = 5_000_000
 """Training sets of more edges are not few frames, and their copies would take much memory."""
 KERNEL = 8
@@ -215,85 +196,3 @@ def of_part(config: RunConfig, steps: int, seconds: float | None) -> RunConfig:
         num_nodes=1,
     )
     return replace(config, trainer=trainer, on_overfitting="go_on")
-
-
-def teach(datamodule: DataModule, teachers: Sequence[Path], seed: int, kept: Path) -> None:
-    """Add to the training structures copies whose atoms and cells are moved, with the teachers' mean as labels.
-
-    They are kept in a file, for who continues.
-    """
-    if kept.exists():
-        taught = torch.load(kept, weights_only=True)
-    else:
-        taught = _taught(datamodule, teachers, seed)
-        beside = kept.with_name(f".{kept.name}.part")
-        torch.save(taught, beside)
-        os.replace(beside, kept)
-    for name, parts in taught.items():
-        datamodule.extend(name, [Flat(arrays) for arrays in parts])
-
-
-def _taught(datamodule: DataModule, teachers: Sequence[Path], seed: int) -> dict[str, list[Arrays]]:
-    """Structures for each source, in parts."""
-    on_gpu = torch.cuda.is_available()
-    potentials = [load_potential(path).to("cuda" if on_gpu else "cpu").eval() for path in teachers]
-    # structures of many sizes would each be recorded anew
-    engines = [choose("eager" if on_gpu else "auto", potential) for potential in potentials]
-    labels, walls = datamodule.labels, [x.wall for x in potentials if x.wall is not None]
-    levels: dict[str, Level] = {x.name: x.level for x in labels} | {"graph_attrs": "structure"}
-    taught: dict[str, list[Arrays]] = {}
-    for name, store in datamodule.resolve().stores["train"].items():
-        assert isinstance(store, MemoryStore)
-        random = np.random.default_rng(seed)
-        for places, graphs in _moved(store, datamodule.domain, random):
-            batch = collate(graphs).to(potentials[0].references.table.device)
-            outputs = [engine(batch) for engine in engines]
-            means = {x.name: _mean([out[x.name] for out in outputs]) for x in labels}
-            parts = split(batch._replace(targets=means).to("cpu"), levels)
-            # closer than any atoms of the data nobody knows anything
-            known = [k for k, graph in enumerate(graphs) if not any(_near(wall, graph) for wall in walls)]
-            if known:
-                frames = [int(store.frames[places[k]]) for k in known]
-                flat = flatten([parts[k] for k in known], labels, frames)
-                taught.setdefault(name, []).append({level: dict(of) for level, of in flat.arrays.items()})
-    return taught
-
-
-def _near(wall: Wall, graph: Graph) -> bool:
-    device = next(wall.buffers()).device
-    return wall.near(graph.to(device), edge_vectors(graph).to(device)) is not None
-
-
-def _mean(values: Sequence[Tensor]) -> Tensor:
-    return torch.stack([value.detach().double() for value in values]).mean(0)
-
-
-def _moved(
-    store: MemoryStore, domain: Domain, random: np.random.Generator
-) -> Iterator[tuple[list[int], list[Graph]]]:
-    """Each structure so many times, in batches, with their places in the store."""
-    places: list[int] = []
-    graphs: list[Graph] = []
-    for k in np.repeat(np.arange(len(store)), COPIES).tolist():
-        graph = store.read(np.array([k]))
-        places.append(k)
-        graphs.append(_copy(graph, domain, random))
-        if sum(len(g.positions) for g in graphs) >= BATCH_ATOMS:
-            yield places, graphs
-            places, graphs = [], []
-    if graphs:
-        yield places, graphs
-
-
-def _copy(graph: Graph, domain: Domain, random: np.random.Generator) -> Graph:
-    """The structure with its atoms moved and, where it is periodic in all directions, its cell strained."""
-    numbers, pbc = graph.atomic_numbers.numpy(), graph.pbc[0].numpy()
-    positions, cell = graph.positions.numpy(), graph.cell[0].numpy()
-    if pbc.all():
-        strain = STRAINED * random.normal(size=(3, 3))
-        deformation = np.eye(3) + (strain + strain.T) / 2
-        positions, cell = positions @ deformation, cell @ deformation
-    positions = positions + MOVED * random.uniform() * random.normal(size=positions.shape)
-    neighbors = neighbor_list(positions, cell, pbc, domain.cutoff, domain.self_interaction)
-    attrs = {name: x for name, x in graph.inputs.items() if name == "graph_attrs"}
-    return build_graph(numbers, positions, cell, pbc, neighbors, attrs, {})

@@ -23,6 +23,7 @@ from physicsml_ase.conventions import InputError
 from physicsml_ase.data.datamodule import DataModule
 from physicsml_ase.data.sample import sample
 from physicsml_ase.potential import Potential, Trust
+from physicsml_ase.train.copies import teach
 from physicsml_ase.train.folder import RunFolder, committee_folder, is_first_process, student_folder
 from physicsml_ase.train.given import Data, as_text, refuse_changed_data, with_data
 from physicsml_ase.train.metrics import in_words
@@ -33,7 +34,6 @@ from physicsml_ase.train.overfitting import (
     StopWhereOverfitting,
     can_teach,
     of_part,
-    teach,
 )
 from physicsml_ase.train.pace import EndInTime, TellProgress
 from physicsml_ase.train.parts import (

@@ -19,13 +19,16 @@ from runs_for_tests import frames, settings
 from physicsml_ase.checkpoint import load_potential, read_checkpoint
 from physicsml_ase.conventions import InputError
 from physicsml_ase.data.datamodule import DataModule
+from physicsml_ase.data.store import MemoryStore
+from physicsml_ase.graph import Graph
 from physicsml_ase.recipe import merge
 from physicsml_ase.train import overfitting
 from physicsml_ase.train import run as module
+from physicsml_ase.train.copies import COPIES, as_stiff, teach
 from physicsml_ase.train.folder import RunFolder
 from physicsml_ase.train.given import Data
 from physicsml_ase.train.named import NamedConfig
-from physicsml_ase.train.overfitting import COPIES, FEWEST, MOST, Plan, planned, teach
+from physicsml_ase.train.overfitting import FEWEST, MOST, Plan, planned
 from physicsml_ase.train.run import Result, resume, start
 from physicsml_ase.train.settings import RunConfig
 
@@ -150,6 +153,26 @@ def test_what_is_taught(tmp_path: Path) -> None:
             mean = (outputs[0][name] + outputs[1][name]).double() / 2
             torch.testing.assert_close(graph.targets[name], mean, rtol=1e-4, atol=1e-4)
     assert len(volumes) == 3 * COPIES
+
+
+@pytest.mark.parametrize(("spread", "moved"), [(0.03, 0.03), (0.06, 0.06), (0.3, 0.08), (0.002, 0.01)])
+def test_copies_move_as_the_data_do(spread: float, moved: float) -> None:
+    """In springs, forces change by as much as they are when atoms move by as much as they are away from rest."""
+    rng = np.random.default_rng(0)
+    rest = np.array([[0.0, 0, 0], [1.5, 0, 0]])
+    frames = [Atoms("CO", rest + spread * rng.normal(size=(2, 3))) for _ in range(60)]
+    for atoms in frames:
+        atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=np.zeros((2, 3)))
+    data = DataModule(settings({}).datamodule, train=frames)
+    (store,) = data.resolve().stores["train"].values()
+    assert isinstance(store, MemoryStore)
+    for stiffness in (0.1, 40.0):
+
+        def springs(graph: Graph, stiffness: float = stiffness) -> dict[str, torch.Tensor]:
+            return {"forces": -stiffness * (graph.positions - torch.from_numpy(rest))}
+
+        found = as_stiff(store, data.domain, springs, torch.device("cpu"), rng)
+        assert found == pytest.approx(moved, rel=0.25)
 
 
 Fit = Callable[[RunConfig, Data, RunFolder, module.Start], Result]
