@@ -216,7 +216,10 @@ class SphereProduct(Constants):
         for power in range(self.nu, 1, -1):
             v = self._on_grid(power * of_powers[power - 2].reshape(outs, n * c))
             slope = (v if power == self.nu else v + slope) * f
-        return (self.weighted_inward @ slope).view(-1, n, c).index_add_(0, self.kept, direct)
+        g_a = (
+            (self.weighted_inward @ slope).view(-1, n, c).to(direct.dtype)
+        )  # of which autocast may have made another
+        return g_a.index_add_(0, self.kept, direct)
 
     def _on_grid(self, v: Tensor) -> Tensor:
         """Values at the points of coefficients up to degree L, (.., n C); one for all points where L = 0."""

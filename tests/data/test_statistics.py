@@ -179,7 +179,7 @@ def test_an_extreme_force_is_named_and_does_not_count(caplog: pytest.LogCaptureF
 def test_relaxed_structures_among_others_are_no_outliers(caplog: pytest.LogCaptureFixture) -> None:
     resolved([*relabelled(10, force=1e-6), *relabelled(10, force=2.0)])
     resolved([*relabelled(30, force=1e-3), *relabelled(2, force=3.0)])
-    assert caplog.text == ""
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_labels_are_counted_where_they_are_there_in_part() -> None:
