@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 TRIES = 3
 """Steps by which numbers of threads are compared."""
+WORTH = 0.85
+"""More threads must take so much of one's time at most: what they gain else is lost to the rest of the step."""
 
 
 class Pace:
@@ -25,7 +27,11 @@ class Pace:
         few = min(self._times, key=lambda number: len(self._times[number]))
         if len(self._times) > 1 and len(self._times[few]) < TRIES:
             return few
-        return min(self._times, key=lambda number: min(self._times[number], default=0.0))
+        return min(self._times, key=self._cost)
+
+    def _cost(self, threads: int) -> float:
+        shortest = min(self._times[threads], default=0.0)
+        return shortest if threads == min(self._times) else shortest / WORTH
 
     def took(self, threads: int, seconds: float) -> None:
         """Remember what a step cost, while numbers of threads are compared."""
