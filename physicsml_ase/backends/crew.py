@@ -52,7 +52,8 @@ class Crew:
         threads, began = min(chosen, number), time.perf_counter()
         left = deque(range(number))
 
-        def share(thread: int) -> None:
+        def take_on(thread: int) -> None:
+            """Tasks, one after the other, until none is left."""
             while True:
                 try:
                     task = left.popleft()
@@ -62,15 +63,15 @@ class Crew:
 
         if threads > 1:
             self._pool = self._pool or ThreadPoolExecutor(chosen - 1, "physicsml_ase")
-            others = [self._pool.submit(share, thread) for thread in range(1, threads)]
+            others = [self._pool.submit(take_on, thread) for thread in range(1, threads)]
             try:
-                share(0)
+                take_on(0)
             finally:  # what they write to must outlive them
                 wait(others)
             for other in others:
                 other.result()
         else:
-            share(0)
+            take_on(0)
         if number > 1 and size:
             self.pace.took(chosen, (time.perf_counter() - began) / size)
 

@@ -118,6 +118,7 @@ class TrainingKernel:
         gradient = torch.zeros_like(r_ij)
 
         def part(k: int, thread: int) -> None:
+            """Energies and gradient of the structures of one plan."""
             atoms, edges = plans[k].of
             results = _Results(energies[atoms].data_ptr(), gradient[edges].data_ptr(), None)
             self._library.values(
@@ -140,6 +141,7 @@ class TrainingKernel:
         of_parts = weights.new_empty(len(plans), len(weights))
 
         def part(k: int, thread: int) -> None:
+            """The weights' gradient of the structures of one plan."""
             atoms, edges = plans[k].of
             results = _Results(None, None, g_energies[atoms].data_ptr())
             self._library.weights_gradient(

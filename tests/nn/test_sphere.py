@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from physicsml_ase.nn.sphere import SphereProduct, SphericalHarmonics, degree_of_rows, harmonics, quadrature
+from physicsml_ase.nn.sphere import (
+    ATOMS_IN_CACHE,
+    SphereProduct,
+    SphericalHarmonics,
+    degree_of_rows,
+    harmonics,
+    quadrature,
+)
 
 LMAX = [1, 2, 3, 4, 5, 6]
 
@@ -103,3 +110,19 @@ def test_reverse_is_the_gradient(nu: int, ell: int) -> None:
     g = torch.randn_like(out)
     (expected,) = torch.autograd.grad((out * g).sum(), a)
     torch.testing.assert_close(product.reverse(on_grid, g), expected)
+
+
+@pytest.mark.parametrize("ell", [0, 1])
+def test_pieces_are_the_whole(ell: int) -> None:
+    """Of many atoms inference takes some at a time, to the same figures."""
+    product = SphereProduct(3, 3, ell).double()
+    a = torch.randn(16, 2 * ATOMS_IN_CACHE + 3, 2, dtype=torch.float64, requires_grad=True)
+    whole, on_grid = product(a)
+    g = torch.randn_like(whole)
+    assert len(on_grid) == 1
+    with torch.no_grad():
+        found, pieces = product(a)
+        assert len(pieces) == 3
+        torch.testing.assert_close(found, whole)
+        torch.testing.assert_close(product.reverse(pieces, g), product.reverse(on_grid, g))
+        torch.testing.assert_close(product.reverse(pieces, g), torch.autograd.grad(whole, a, g)[0])
