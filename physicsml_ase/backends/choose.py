@@ -13,7 +13,7 @@ from torch import Tensor
 from physicsml_ase.atoms import build_graph
 from physicsml_ase.backends.compiled import Function, OnRows, compiled_function
 from physicsml_ase.backends.graphed import Graphed, plain_function
-from physicsml_ase.backends.heap import keep_freed_memory
+from physicsml_ase.backends.heap import Heap, page_faults
 from physicsml_ase.backends.native import OnKernel, not_native
 from physicsml_ase.backends.package import (
     Package,
@@ -44,8 +44,7 @@ class Engine:
     def __init__(self, potential: Potential, name: str, backend: Backend, frames: Iterable[Graph]) -> None:
         self.potential, self.name, self._backend = potential, name, backend
         self._checked = name == "eager"
-        if potential.references.table.device.type == "cpu":
-            keep_freed_memory()
+        self._heap = Heap() if potential.references.table.device.type == "cpu" else None
         if not self._checked:
             for frame in frames:
                 self._check(frame.to(potential.references.table.device))
@@ -78,7 +77,12 @@ class Engine:
             if graph.positions.shape[0] <= LARGE:
                 return self._check(graph)
             self._check(piece(graph, self.potential))
-        return self._backend(graph)
+        if self._heap is None or isinstance(self._backend, OnKernel):
+            return self._backend(graph)
+        before = page_faults()
+        results = self._backend(graph)
+        self._heap.after_step(page_faults() - before)
+        return results
 
     def _check(self, graph: Graph) -> dict[str, Tensor]:
         plain, fast = self.potential(graph), self._backend(graph)
