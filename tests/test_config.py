@@ -154,6 +154,11 @@ def test_direct_construction_explains_itself() -> None:
         ({"model": {"name": "smal"}}, "model.name: unknown model 'smal'; did you mean 'small'?"),
         ({"model": {"name": "large", "channels": 3}}, "model.channels: unknown key; known: name, l_max"),
         ({"model": 3}, "model: 3: must be a section with the name of a model: 'small' | 'large'"),
+        (
+            {"model": "large"},
+            "model: 'large': must be a section with the name of a model: 'small' | 'large'; "
+            "write its key: name=large",
+        ),
         ({"model": {"cutoff": -1}}, "model.cutoff: -1: must be float > 0 and <= 20"),
         ({"model": {"cutoff": float("nan")}}, "model.cutoff: nan: must be a finite number"),
         ({"trainer": {"max_epochs": -3}}, "trainer.max_epochs: -3: must be int >= -1"),

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 from pydantic_core import ArgsKwargs, ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from physicsml_ase.config.wording import did_you_mean, members, nearest, readable, short
+from physicsml_ase.config.wording import did_you_mean, members, named, nearest, readable, short
 
 T = TypeVar("T")
 Location = tuple[int | str, ...]
@@ -145,7 +145,10 @@ def _truth_for_number(cls: type, given: Mapping[str, object]) -> Iterator[InitEr
 def _explain(cls: type, given: object, error: ValidationError) -> Iterator[InitErrorDetails]:
     known = fields(cls)
     if not isinstance(given, Mapping):
-        yield explained((), f"{short(given)}: must be a section with some of the keys {', '.join(known)}")
+        meant = named(given) if "name" in known else ""
+        yield explained(
+            (), f"{short(given)}: must be a section with some of the keys {', '.join(known)}{meant}"
+        )
         return
     by_field: dict[Location, list[ErrorDetails]] = defaultdict(list)
     for details in error.errors(include_url=False):

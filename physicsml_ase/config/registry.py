@@ -8,7 +8,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from physicsml_ase.config.declare import explained, failure, fields
-from physicsml_ase.config.wording import Words, did_you_mean, short
+from physicsml_ase.config.wording import Words, did_you_mean, named, short
 
 M = TypeVar("M", bound=type)
 
@@ -79,9 +79,8 @@ def _validate(data: object) -> object:
     if type(data) in {model.config for model in MODELS.values()}:
         return data
     if not isinstance(data, Mapping):
-        raise failure(
-            [explained((), f"{short(data)}: must be a section with the name of a model: {_names()}")]
-        )
+        words = f"{short(data)}: must be a section with the name of a model: {_names()}{named(data)}"
+        raise failure([explained((), words)])
     name = data.get("name", next((name for name, model in MODELS.items() if model.default), None))
     if name is None:
         raise failure([explained(("name",), f"missing; must be {_names()}", absent=True)])

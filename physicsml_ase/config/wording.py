@@ -41,6 +41,11 @@ def short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def named(value: object) -> str:
+    """What to write for a name that stands where a section is meant."""
+    return f"; write its key: name={value}" if isinstance(value, str) else ""
+
+
 def written(value: object) -> str:
     """A value as one would write it in a config file."""
     if value is None or value == "":
