@@ -199,9 +199,11 @@ def forces_and_stress(graph: Graph, r_ij: Tensor, g: Tensor) -> dict[str, Tensor
     """Forces (N, 3) and stress (S, 3, 3) from r_ij and g = dE/dr_ij, both (E, 3)."""
     i = graph.edge_index[0]
     forces = segment_sum(g - g.index_select(0, graph.reverse), i, graph.positions.shape[0])
-    virial = segment_sum(
-        r_ij[:, :, None] * g[:, None, :], graph.batch.index_select(0, i), graph.cell.shape[0]
-    )
+    if graph.cell.shape[0] == 1:
+        virial = (r_ij.mT @ g)[None]
+    else:
+        of_edges = r_ij[:, :, None] * g[:, None, :]
+        virial = segment_sum(of_edges, graph.batch.index_select(0, i), graph.cell.shape[0])
     # absolute: a left-handed cell has the same volume; without a full cell there is none, and no stress
     a, b, c = graph.cell.unbind(1)
     volume = (torch.linalg.cross(a, b) * c).sum(-1).abs()

@@ -68,7 +68,11 @@ class Message(nn.Module):
             extra[self.spans[k]] = torch.bmm(g_along, sent.directed[k].mT)
         g_harmonics = add_spans(torch.bmm(sent.heard, g_rows.mT), extra)
         g_h_atoms = slots.per_atom(torch.cat(g_h, dim=1), n).transpose(0, 1)
-        return g_h_atoms, g_harmonics, torch.cat(g_radial, dim=-1) @ self.radial.T
+        weights = self.radial.T.split(g_sent.shape[-1])
+        g_basis = g_radial[0] @ weights[0]
+        for g_l, weight in zip(g_radial[1:], weights[1:]):
+            g_basis = g_basis + g_l @ weight
+        return g_h_atoms, g_harmonics, g_basis
 
 
 def add_spans(x: Tensor, extra: dict[tuple[int, int], Tensor]) -> Tensor:

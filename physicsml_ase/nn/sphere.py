@@ -4,8 +4,7 @@ Harmonics are component-normalised (the mean of each square over the sphere is 1
 the even degrees, then the odd ones, and x, y, z within degree 1. Products are taken pointwise on a quadrature
 grid: a Gaunt product (Luo, Chen & Krishnapriyan, arXiv:2401.10216) of any order by one rule of quadrature, here
 Lebedev's (Lebedev & Laikov, Dokl. Math. 59, 477, 1999), exact up to its degree, so that nothing of the symmetry is
-lost. The grid has a point's antipode with the point, and there an even function is the same and an odd one
-opposite: half of the points do. Shapes: lm-major (M, N, C), with M = (lmax + 1)^2.
+lost. Shapes: lm-major (M, N, C), with M = (lmax + 1)^2.
 """
 
 import math
@@ -161,26 +160,24 @@ class SphereProduct(Constants):
     """Powers f, f^2, ..., f^nu of a function on the sphere, as harmonics up to degree L.
 
     The rule is exact for the product's degree nu lmax + L, so that the result turns with the function to round-off.
-    G points, of which the second half are the antipodes of the first.
+    G points.
     """
 
     inward: Tensor  # (G, M), harmonics of f at the points
-    even: Tensor  # (G / 2, even ones), those of the products at half of the points
-    odd: Tensor  # (G / 2, odd ones)
+    outward: Tensor  # (G, (L + 1)^2), those of the products
     weighted_inward: Tensor  # (M, G)
     weighted_outward: Tensor  # ((L + 1)^2, G)
     kept: Tensor  # rows of f up to degree L
 
     def __init__(self, lmax: int, nu: int, L: int) -> None:
         super().__init__()
-        self.nu, self.L, self.num_even = nu, L, num_even(L)
+        self.nu, self.L = nu, L
         half, weights = quadrature(nu * lmax + L)
         points, weights = np.concatenate([half, -half]), np.concatenate([weights, weights])
         # f has unit variance where all its coefficients have
         inward, outward = harmonics(points, lmax) / (lmax + 1), harmonics(points, L)
         self.constant("inward", inward)
-        self.constant("even", outward[: len(half), : self.num_even])
-        self.constant("odd", outward[: len(half), self.num_even :])
+        self.constant("outward", outward)
         self.constant("weighted_inward", (inward * weights[:, None]).T)
         self.constant("weighted_outward", (outward * weights[:, None]).T)
         self.constant("kept", np.array(rows_up_to(L, lmax)))
@@ -212,18 +209,14 @@ class SphereProduct(Constants):
     def _reverse(self, f: Tensor, g: Tensor) -> Tensor:
         outs, n, c = g.shape[0], g.shape[1], g.shape[2] // self.nu
         direct, *of_powers = g.split(c, dim=-1)
-        slope = torch.zeros_like(f)  # sum_k k f^(k-1) v_k by Horner's rule
+        slope = None  # sum_k k f^(k-1) v_k by Horner's rule
         for power in range(self.nu, 1, -1):
             v = self._on_grid(power * of_powers[power - 2].reshape(outs, n * c))
-            slope = (v if power == self.nu else v + slope) * f
-        g_a = (
-            (self.weighted_inward @ slope).view(-1, n, c).to(direct.dtype)
-        )  # of which autocast may have made another
-        return g_a.index_add_(0, self.kept, direct)
+            slope = v if slope is None else torch.addcmul(v, slope, f)
+        slope = torch.zeros_like(f) if slope is None else slope * f
+        g_a = (self.weighted_inward @ slope).view(-1, n, c)
+        return g_a.to(direct.dtype).index_add_(0, self.kept, direct)  # autocast may have made another type
 
     def _on_grid(self, v: Tensor) -> Tensor:
         """Values at the points of coefficients up to degree L, (.., n C); one for all points where L = 0."""
-        if self.L == 0:
-            return v  # Y_00 = 1
-        even, odd = self.even @ v[: self.num_even], self.odd @ v[self.num_even :]
-        return torch.cat([even + odd, even - odd])
+        return v if self.L == 0 else self.outward @ v  # Y_00 = 1
