@@ -51,8 +51,6 @@ def kernel_reason(model: nn.Module) -> str | None:
         return "the kernel does not know attributes of structures"
     if sizes["CHANNELS"] % 16:
         return f"the kernel is for multiples of 16 channels, and this model has {sizes['CHANNELS']}"
-    if sizes["MAX_ELL"] > 4:
-        return f"the kernel is for max_ell up to 4, and this model has {sizes['MAX_ELL']}"
     try:
         _library(model)
     except BuildError as error:

@@ -35,8 +35,6 @@ def training_kernel_reason(model: nn.Module) -> str | None:
         return "the training kernel does not know attributes of structures"
     if channels % 16:
         return f"the training kernel is for multiples of 16 channels, and this model has {channels}"
-    if model.geometry.sphere.lmax > 4:
-        return f"the training kernel is for max_ell up to 4, and this model has {model.geometry.sphere.lmax}"
     try:
         _library(model)
     except BuildError as error:

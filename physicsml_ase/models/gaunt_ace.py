@@ -17,11 +17,12 @@ Shapes: N atoms, E edges, R rows of J slots (`nn.slots`), M = (lmax + 1)^2, C ch
 features are lm-major, (M, N, C).
 """
 
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from physicsml_ase.config import config, register_model
@@ -33,12 +34,14 @@ from physicsml_ase.nn.features import Features
 from physicsml_ase.nn.geometry import EdgeGeometry, Geometry
 from physicsml_ase.nn.messages import Message, Sent
 from physicsml_ase.nn.slots import Slots, make_slots
-from physicsml_ase.nn.sphere import SphereProduct
+from physicsml_ase.nn.sphere import SphereProduct, angular_power
 
 CONSTANTS = "edge_constants"
 """Input of a graph that holds `GauntACE.constants` of its edges, made when batches are prepared."""
 FEW_ELEMENTS = 6
 """Up to so many elements each has its own density; of more, learned mixtures are made."""
+LMAX, MOST_LMAX, SHARE = 3, 6, 0.4
+"""Degrees that serve most data, and at most; the share of the angular power up to MOST_LMAX that they must hold."""
 
 
 @config
@@ -49,8 +52,9 @@ class GauntACEConfig:
     """Architecture."""
     channels: PositiveInt = 32
     """Channels of each atom, C."""
-    max_ell: Annotated[int, Field(ge=1, le=6)] = 3
-    """Largest degree of the spherical harmonics, lmax."""
+    max_ell: Annotated[int, Field(ge=1, le=6)] | None = None
+    """Largest degree of the spherical harmonics, lmax. none: a training takes it from its data, by how atoms are
+    surrounded: 3 as a rule, 4 to 6 in crystals as symmetric as metals; 3 where there are no data."""
     correlation: Annotated[int, Field(ge=1, le=4)] = 3
     """Largest power of the density, nu: energies of one layer are of body order nu + 1."""
     layers: Annotated[int, Field(ge=1, le=4)] = 2
@@ -65,6 +69,35 @@ class GauntACEConfig:
     """Hidden units of each layer's readout."""
     element_channels: PositiveInt | None = None
     """Learned channels of the neighbours' elements. none: one channel for each of up to 6 elements, else 8."""
+
+    left_to_data: ClassVar = ("max_ell",)
+    """What none leaves to the data of a training."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.layers > 1 and self.message_ell > self.lmax:
+            raise ValueError(f"message_ell: {self.message_ell}: must be at most max_ell, {self.lmax}")
+        return self
+
+    @property
+    def lmax(self) -> int:
+        """Largest degree of the spherical harmonics."""
+        return LMAX if self.max_ell is None else self.max_ell
+
+    def for_data(self, batches: Iterable[Graph], cutoff: float) -> Self:
+        """The config with what it left to the data."""
+        return self if self.max_ell is not None else replace(self, max_ell=lmax_for(batches, cutoff))
+
+
+def lmax_for(batches: Iterable[Graph], cutoff: float) -> int:
+    """The lowest degree, from 3 on, up to which atoms' surroundings show what is angular in them.
+
+    At a site of cubic symmetry the density of neighbours has no degrees but 0, 4, 6, ...: bcc molybdenum has a fifth
+    of its angular power up to degree 5, and forces learned up to degree 3 have errors a third larger than up to 6.
+    """
+    power = angular_power(batches, cutoff, MOST_LMAX)
+    held = power.cumsum(0) >= SHARE * power.sum()
+    return next(degree for degree in range(LMAX, MOST_LMAX + 1) if held[degree - 1])
 
 
 class Layer(nn.Module):
@@ -90,7 +123,7 @@ class Layer(nn.Module):
         last: bool,
     ) -> None:
         super().__init__()
-        c, lmax, nu = config.channels, config.max_ell, config.correlation
+        c, lmax, nu = config.channels, config.lmax, config.correlation
         elements, attrs = len(domain.elements), len(domain.attr_shifts)
         ell = 0 if last else config.message_ell
         scale = 1.0 if first else 0.5**0.5
@@ -124,7 +157,7 @@ class GauntACE(nn.Module):
 
     def __init__(self, config: GauntACEConfig, domain: Domain) -> None:
         super().__init__()
-        lmax, num = config.max_ell, len(domain.elements)
+        lmax, num = config.lmax, len(domain.elements)
         self.geometry = EdgeGeometry(lmax, config.num_radial, domain.cutoff, config.radial_scale)
         self.index, self.attrs = ElementIndex(domain.elements), Attributes(domain)
         self.scale = domain.avg_num_neighbors**-0.5

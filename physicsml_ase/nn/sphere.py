@@ -8,6 +8,7 @@ lost. Shapes: lm-major (M, N, C), with M = (lmax + 1)^2.
 """
 
 import math
+from collections.abc import Iterable
 from functools import cache
 from itertools import combinations_with_replacement
 
@@ -18,7 +19,9 @@ from scipy.integrate import lebedev_rule
 from scipy.special import lpmv
 from torch import Tensor
 
+from physicsml_ase.graph import Graph, edge_vectors
 from physicsml_ase.nn.constants import Constants
+from physicsml_ase.nn.features import lengths_and_directions, segment_sum
 from physicsml_ase.nn.pieces import joined, small_pieces
 
 Floats = NDArray[np.float64]
@@ -154,6 +157,23 @@ class SphericalHarmonics(Constants):
         lower = y.index_select(1, self.lower)  # (E, lmax^2)
         gradient = ((g @ self.derivative).unflatten(1, (3, -1)) * lower[:, None, :]).sum(-1)  # (E, 3)
         return gradient - (g * y * self.row_degrees).sum(-1, keepdim=True) * u
+
+
+def angular_power(batches: Iterable[Graph], cutoff: float, lmax: int) -> Tensor:
+    """Mean squares of the components of each degree 1..lmax of the density of neighbours, (lmax,) float64.
+
+    Neighbours count by a cosine that falls to zero at the cut-off; each atom's squares are divided by degree 0's.
+    """
+    sphere, of_row = SphericalHarmonics(lmax).double(), torch.tensor(degree_of_rows(lmax))
+    total = torch.zeros(lmax + 1, dtype=torch.float64)
+    for graph in batches:
+        r_ij = edge_vectors(graph).double()
+        d, u = lengths_and_directions(r_ij)
+        near = 0.5 * (1 + torch.cos(math.pi * (d / cutoff).clamp(max=1.0))) * (d > 0)
+        density = segment_sum(near * sphere(u), graph.edge_index[0], graph.positions.shape[0])  # (N, M)
+        power = segment_sum(density.square().T, of_row, lmax + 1)  # (lmax + 1, N)
+        total += (power / power[0].clamp_min(1e-12)).sum(1)
+    return (total / (2 * torch.arange(lmax + 1) + 1))[1:]
 
 
 class SphereProduct(Constants):

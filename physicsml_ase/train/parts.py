@@ -2,9 +2,10 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,8 @@ from physicsml_ase.train.transfer import adopt, freeze
 log = logging.getLogger("physicsml_ase")
 MOST_BYTES = 2 * 1024**3
 """Memory that constants of edges may take in each set."""
+SOME = 64
+"""Structures of each source by which a model's degrees are chosen."""
 MUCH = 0.5
 """Difference of reference energies [eV/atom] that other structures of the same kind do not explain."""
 
@@ -65,6 +68,7 @@ def make_potential(
         domain = datamodule.domain
         if before is not None:
             domain = _as_before(config, domain, before.domain)
+        config = for_data(config, datamodule, before)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             potential = Potential(
@@ -77,12 +81,35 @@ def make_potential(
     return potential
 
 
+def for_data(config: RunConfig, datamodule: DataModule, before: Potential | None = None) -> RunConfig:
+    """The config with what its model leaves to the data, or has from the model whose weights it starts from."""
+    model: Any = config.model
+    left = [key for key in getattr(model, "left_to_data", ()) if getattr(model, key) is None]
+    if not left:
+        return config
+    if before is not None and before.config.name == model.name:
+        then = to_plain(before.config)
+        model = dataclasses.replace(model, **{key: then[key] for key in left})
+    else:
+        model = model.for_data(_some(datamodule), datamodule.domain.cutoff)
+        for key in left:
+            log.info("model.%s: %s, by the structures", key, getattr(model, key))
+    return dataclasses.replace(config, model=model)
+
+
+def _some(datamodule: DataModule) -> Iterator[Graph]:
+    """Structures of the training data, one by one, from all over each source."""
+    for store in datamodule.resolve().stores["train"].values():
+        for place in np.unique(np.linspace(0, len(store) - 1, SOME).astype(int)):
+            yield store.read(np.array([place]))
+
+
 def continued(config: RunConfig, saved: Mapping[str, Any]) -> Potential:
     """The potential of a saved run, its weights still to be loaded; the config must mean the same model."""
     description = saved["physicsml_ase"]
-    model = to_plain(config.model)
+    model, left = to_plain(config.model), getattr(config.model, "left_to_data", ())
     for key, value in description["model"].items():
-        if model.get(key) != value:
+        if model.get(key) != value and (key not in left or model[key] is not None):
             raise InputError(
                 f"model.{key}: {model.get(key)!r}, but the run that is to be continued has {value!r}"
             )

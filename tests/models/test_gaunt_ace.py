@@ -5,13 +5,13 @@ import itertools
 import pytest
 import torch
 from ase import Atoms
-from ase.build import bulk
+from ase.build import bulk, molecule
 from conftest import structures
 
 from physicsml_ase.atoms import to_graph
 from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph, collate, edge_vectors
-from physicsml_ase.models.gaunt_ace import CONSTANTS, GauntACE, GauntACEConfig
+from physicsml_ase.models.gaunt_ace import CONSTANTS, GauntACE, GauntACEConfig, lmax_for
 from physicsml_ase.nn.features import Features
 
 CUTOFF = 4.0
@@ -111,3 +111,40 @@ def test_one_layer_is_strictly_local() -> None:
         assert before is not None
         assert after is not None
         assert bool(torch.isclose(before[0], after[0], rtol=1e-14, atol=0)) == local
+
+
+SITES = {
+    "molecule": (molecule("CH3CH2OH"), 3),
+    "diamond": (bulk("Si", cubic=True), 3),
+    "rock salt": (bulk("NaCl", "rocksalt", a=5.64, cubic=True), 4),
+    "bcc": (bulk("Mo", cubic=True), 6),
+    "fcc": (bulk("Cu", cubic=True), 6),
+    "hcp": (bulk("Mg"), 6),
+    "an atom": (Atoms("He"), 3),
+}
+
+
+@pytest.mark.parametrize("kind", SITES)
+def test_degrees_by_how_atoms_are_surrounded(kind: str) -> None:
+    """Of perfect crystals and of hot ones, turned and wrapped anyhow."""
+    atoms, lmax = SITES[kind]
+    if atoms.pbc.all():
+        atoms = atoms.repeat(2)
+    hot = atoms.copy()
+    hot.rattle(0.1, seed=1)
+    hot.rotate(40, (1, 2, 3), rotate_cell=True)
+    for them in ([atoms], [hot], [atoms, hot, atoms]):
+        assert lmax_for([collate([to_graph(x, 5.0) for x in them])], 5.0) == lmax
+
+
+def test_the_config_takes_from_data_what_it_does_not_say() -> None:
+    metal = [to_graph(bulk("Cu", cubic=True), 5.0)]
+    assert GauntACEConfig().lmax == 3
+    assert GauntACEConfig(channels=16).for_data(metal, 5.0) == GauntACEConfig(channels=16, max_ell=6)
+    assert GauntACEConfig(max_ell=2).for_data(metal, 5.0) == GauntACEConfig(max_ell=2)
+
+
+def test_messages_of_degrees_that_are_not_there() -> None:
+    with pytest.raises(ValueError, match="message_ell: 2: must be at most max_ell, 1"):
+        GauntACEConfig(max_ell=1, message_ell=2)
+    GauntACEConfig(max_ell=1, message_ell=2, layers=1)

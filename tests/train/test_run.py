@@ -10,6 +10,9 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
 from runs_for_tests import checkpoint, differences, frames, settings, write_frames
 
 from physicsml_ase import load_model
@@ -104,6 +107,31 @@ def test_continue_in_python(tmp_path: Path) -> None:
         load_model(config).train(path, ckpt_path=tmp_path / "run/model.ckpt")
     with pytest.raises(InputError, match="no such checkpoint"):
         load_model(config).train(path, ckpt_path=tmp_path / "nowhere.ckpt")
+
+
+def test_what_a_config_leaves_to_the_data(tmp_path: Path) -> None:
+    """It is found again where a run goes on, and is the trained model's where another begins with its weights."""
+    metal = []
+    for seed in range(8):
+        atoms = bulk("Cu", cubic=True)
+        atoms.rattle(0.05, seed=seed)
+        atoms.calc = EMT()
+        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+        metal.append(atoms)
+    config: dict[str, Any] = to_plain(settings())
+    config["model"]["max_ell"] = None
+    config["trainer"] |= {"default_root_dir": str(tmp_path / "run"), "max_epochs": 1}
+    first = load_model(config).train(metal)
+    assert first.potential.config.max_ell == 6
+    saves = {"name": "ModelCheckpoint", "config": {"filename": "{epoch}", "save_top_k": -1}}
+    config["trainer"] |= {"default_root_dir": str(tmp_path / "on"), "callbacks": [saves]}
+    load_model(config).train(metal)
+    config["trainer"] |= {"max_epochs": 2}
+    on = load_model(config).train(metal, ckpt_path=tmp_path / "on/checkpoints/epoch=0.ckpt")
+    assert on.potential.config.max_ell == 6
+    config["transfer_learning"] = {"ckpt": str(first.folder / "model.ckpt")}
+    assert load_model(config).train(frames(8)).potential.config.max_ell == 6
 
 
 def test_the_deployed_model_is_the_best_average(tmp_path: Path) -> None:
