@@ -85,8 +85,10 @@ class Engine:
         return results
 
     def _check(self, graph: Graph) -> dict[str, Tensor]:
-        plain, fast = self.potential(graph), self._backend(graph)
-        self._checked = True
+        fast = self._backend(graph)
+        if not getattr(self._backend, "by_itself", True):
+            return fast  # it is eager's, and tells nothing: the next structure will
+        plain, self._checked = self.potential(graph), True
         wrong = disagreement(self.potential, graph, plain, fast)
         if wrong is not None:
             log.warning("backend %s is not used: %s; using eager", self.name, wrong)

@@ -171,11 +171,14 @@ class OnRows:
         self._most = getattr(potential.model, "most_pairs_of_slots", sys.maxsize)
         self._weights = [w for w in potential.parameters() if not w.is_inference()]
         self._compiled_with = self._state()
+        self.by_itself = True
+        """Whether the last structure was computed here, and not by the potential."""
 
     def __call__(self, graph: Graph) -> dict[str, Tensor]:
         """What `Potential.forward` returns."""
         rows, references, pairs = self._rows_of(graph)
-        if rows is None or self._state() != self._compiled_with:
+        self.by_itself = rows is not None and self._state() == self._compiled_with
+        if rows is None or not self.by_itself:
             return self.potential(graph)
         inputs = [graph.positions, rows.shift, rows.neighbor, rows.reverse, graph.atomic_numbers]
         if self.potential.explicit:
@@ -187,6 +190,7 @@ class OnRows:
         inputs += pairs
         learned, forces, virials, close, *features = self.function(inputs)
         if bool(close):  # seldom; the wall is the potential's business
+            self.by_itself = False
             return self.potential(graph)
         return outputs(self.potential, graph, learned + references, forces, virials, features)
 

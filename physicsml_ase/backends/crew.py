@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cached_property
 
 TRIES = 3
 """Steps by which numbers of threads are compared."""
@@ -43,11 +44,18 @@ class Crew:
     """One, or as many threads as there are cores, for tasks that have nothing to do with each other."""
 
     def __init__(self, threads: int | None = None) -> None:
-        self.pace = Pace((threads,) if threads else sorted({1, cores_of_a_process()}))
+        self._threads, self._process = threads, 0
         self._pool: ThreadPoolExecutor | None = None
+
+    @cached_property
+    def pace(self) -> Pace:
+        """Of the first tasks on, when it is known how many processes there are."""
+        return Pace((self._threads,) if self._threads else sorted({1, cores_of_a_process()}))
 
     def each(self, work: Callable[[int, int], None], number: int, size: int = 0) -> None:
         """work(task, thread) of all tasks; with `size`, numbers of threads are compared by the time that it takes."""
+        if self._process != os.getpid():  # a fork has none of the threads
+            self._process, self._pool = os.getpid(), None
         chosen = self.pace.threads
         threads, began = min(chosen, number), time.perf_counter()
         left = deque(range(number))

@@ -3,6 +3,7 @@
 N atoms, S structures.
 """
 
+import os
 import sys
 import threading
 import time
@@ -48,15 +49,27 @@ class OnKernel:
         """The model's scalars of each atom (N, F) in the last structure computed; None where the kernel did not."""
         self.close = False
         """Whether atoms of the last structure were within a wall."""
+        self.by_itself = True
+        """Whether the last structures were computed here, and not by the potential."""
         self._places = potential.model.index.places.numpy().astype(np.int32)
-        self._pace = dict[int, Pace]()
+        self._pace = dict[tuple[bool, int], Pace]()
         self._last: tuple[Graph, SkinList, Tensor] | None = None
         self._lock = threading.Lock()  # the kernel's memory and the list's are used again
+        self._process = os.getpid()
 
     def __call__(self, graph: Graph) -> dict[str, Tensor]:
         """What `Potential.forward` returns."""
+        if (
+            self._process != os.getpid()
+        ):  # a fork has none of the threads, and may have the lock of one of them
+            self._process, self._lock, self.threads = os.getpid(), threading.Lock(), 1
+            self._pace.clear()
         if graph.cell.shape[0] > 1:
-            parts = [self(part) for part in split(graph._replace(inputs={}, targets={}), {})]
+            parts, by_itself = [], True
+            for part in split(graph._replace(inputs={}, targets={}), {}):
+                parts.append(self(part))
+                by_itself &= self.by_itself
+            self.by_itself = by_itself
             return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         with self._lock:
             return self._of_one(graph)
@@ -65,16 +78,18 @@ class OnKernel:
         n, domain = graph.positions.shape[0], self.potential.domain
         edges, references = self._list_of(graph)
         self.features = None
-        pace = self._pace.setdefault(n.bit_length(), Pace(numbers_of_threads(self.threads, n)))
+        size = n >= MANY_ATOMS, n.bit_length()
+        pace = self._pace.setdefault(size, Pace(numbers_of_threads(self.threads, n)))
         threads, began = pace.threads, time.perf_counter()
         found = edges.within(graph.positions.numpy(), graph.cell[0].numpy(), domain.cutoff, threads)
         self.close = bool(found.near)
+        self.by_itself = not self.close
         if found.near:  # seldom; the wall is the potential's business
             return self.potential(graph)
         out = self.kernel(edges.elements, found, threads, self.keep_features)
         if out.features is not None:
             self.features = torch.from_numpy(out.features)
-        pace.took(threads, time.perf_counter() - began)
+        pace.took(threads, (time.perf_counter() - began) / n)
         scale = domain.energy_scale
         energies = torch.from_numpy(out.energies * np.float64(scale)) + references
         forces, virial = torch.from_numpy(out.forces * scale), torch.from_numpy(out.virial * scale)

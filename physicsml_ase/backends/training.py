@@ -153,7 +153,7 @@ class TrainingKernel:
             )
 
         self.crew.each(part, len(plans), size=len(r_ij))
-        flat = of_parts[0]
+        flat = of_parts[0].clone()  # and not a view that keeps all parts
         for row in of_parts[1:]:  # in this order, whoever computed them
             flat += row
         return tuple(x.view(p.shape) for x, p in zip(flat.split(self._sizes), self._parameters))

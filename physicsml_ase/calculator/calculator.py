@@ -46,8 +46,8 @@ class PhysicsMLCalculator(Calculator):
     `Potential`; or a list of these, a committee: results are then means, and `energy_std`, `forces_std`, ... the
     members' standard deviations. `device` "auto" is a GPU where there is one, `dtype` "float32" or "float64"
     (None: the checkpoint's), and `skin` [Å] how much longer than the cut-off the kept neighbour list is: it
-    changes the speed of MD, and never a result. Not for several threads at once, but for `predict`; calculators
-    made from one `Potential` share its weights.
+    changes the speed of MD, and never a result. For one thread at a time; calculators made from one `Potential` share
+    its weights.
 
     `backend` says how the model is computed: "eager" is plain PyTorch, "compile" torch.compile (a minute or
     more at the start), "aoti" an exported package (a checkpoint is compiled once and kept under ~/.cache), "kernel"

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from physicsml_ase.backends.crew import TRIES
 from physicsml_ase.data.datamodule import DataModule
 from physicsml_ase.graph import Graph
 from physicsml_ase.potential import Potential
@@ -21,7 +22,7 @@ from physicsml_ase.train.fused import FusedPotential, fused_reason
 from physicsml_ase.train.settings import RunConfig
 
 log = logging.getLogger("physicsml_ase")
-WARM_UP, STEPS = 2, 5
+WARM_UP, STEPS = 2 * TRIES + 2, 5
 
 
 def settled(config: RunConfig, potential: Potential, datamodule: DataModule, new: bool = True) -> RunConfig:

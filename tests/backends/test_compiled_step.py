@@ -186,6 +186,27 @@ def test_a_wrong_backend_is_not_used(name: str, stored: bool, caplog: pytest.Log
     assert f"backend fast is not used: its {name} differs from the plain one's by" in caplog.text
 
 
+class Leaves:
+    """A wrong backend that leaves its first structure to the potential."""
+
+    def __init__(self, potential: Potential) -> None:
+        self.potential, self.wrong, self.by_itself = potential, off(potential, "energy", 0.01), True
+
+    def __call__(self, graph: Graph) -> dict[str, torch.Tensor]:
+        self.by_itself = len(graph.positions) > 1
+        return self.wrong(graph) if self.by_itself else self.potential(graph)
+
+
+def test_what_plain_pytorch_computed_checks_no_backend() -> None:
+    potential = make()
+    alone, molecule = (to_graph(x, CUTOFF) for x in (Atoms("H"), structures()["molecule"]))
+    engine = Engine(potential, "fast", Leaves(potential), [])
+    same(potential(alone), engine(alone), 0.0)
+    assert engine.name == "fast"
+    same(potential(molecule), engine(molecule), 0.0)
+    assert engine.name == "eager"
+
+
 @pytest.mark.parametrize(("error", "name"), [(0.0, "fast"), (0.1, "eager")])
 def test_of_a_large_structure_a_piece_is_checked(
     error: float, name: str, monkeypatch: pytest.MonkeyPatch

@@ -1,5 +1,8 @@
 """Threads that share work."""
 
+import multiprocessing
+import os
+
 import pytest
 
 from physicsml_ase.backends import crew
@@ -30,6 +33,22 @@ def test_what_a_thread_raises_is_not_lost() -> None:
         Crew(3).each(work, 10)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+@pytest.mark.filterwarnings("ignore:.*fork")
+def test_a_fork_has_threads_of_its_own() -> None:
+    """Those of the process before do not come with it."""
+    shared = Crew(3)
+    shared.each(lambda task, thread: None, 9)
+    fork = multiprocessing.get_context("fork").Process(
+        target=shared.each, args=(lambda task, thread: None, 9)
+    )
+    fork.start()
+    fork.join(30)
+    ended = fork.exitcode
+    fork.kill()
+    assert ended == 0
+
+
 def test_the_quicker_number_of_threads_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever it is: on a busy machine one is, and one where others gain next to nothing."""
     monkeypatch.setattr(crew, "cores_of_a_process", lambda: 4)
@@ -44,6 +63,19 @@ def test_the_quicker_number_of_threads_stays(monkeypatch: pytest.MonkeyPatch) ->
             used.append(shared.pace.threads)
             shared.each(work, 8, size=100)
         assert used[6:] == [best] * 6
+
+
+def test_a_crew_counts_cores_when_its_work_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning says how many processes there are after the training's module was made."""
+    for name in ("OMP_NUM_THREADS", "LOCAL_WORLD_SIZE", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(crew, "usable_cores", lambda: 8)
+    shared, tried = Crew(), set()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for _ in range(8):
+        tried.add(shared.pace.threads)
+        shared.each(lambda task, thread: None, 8, size=100)
+    assert tried == {1, 4}
 
 
 def test_cores_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The C++ kernel says what eager says in float64, to float32's round-off, for every kind of model and structure."""
 
 import copy
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from kernels_for_tests import cache, mixed  # noqa: F401  cache is a fixture
 from physicsml_ase.atoms import to_graph
 from physicsml_ase.backends import build
 from physicsml_ase.backends.kernel import Edges, Kernel, Output, SkinList, kernel_reason
+from physicsml_ase.backends.native import MANY_ATOMS, OnKernel
 from physicsml_ase.domain import Domain
 from physicsml_ase.models.gaunt_ace import GauntACEConfig
 from physicsml_ase.neighbors import neighbor_list
@@ -130,6 +132,37 @@ def test_threads() -> None:
     check(out, potential, atoms)
     again = compute(potential, atoms, threads=3)
     assert all(np.array_equal(x, y) for x, y in zip(out, again))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+@pytest.mark.filterwarnings("ignore:.*fork")
+def test_a_fork_computes_too() -> None:
+    """Though the threads of the process before are not there."""
+    atoms, elements = STRUCTURES["crystal"]
+    graph = to_graph(atoms.repeat(3), CUTOFF)
+    backend = OnKernel(make(elements), threads=2)
+    backend(graph)
+
+    def again() -> None:
+        assert torch.isfinite(backend(graph)["energy"]).all()
+
+    fork = multiprocessing.get_context("fork").Process(target=again)
+    fork.start()
+    fork.join(30)
+    ended = fork.exitcode
+    fork.kill()
+    assert ended == 0
+
+
+def test_sizes_that_take_one_thread_are_not_tried_with_more() -> None:
+    atoms, elements = STRUCTURES["crystal"]
+    backend = OnKernel(make(elements))
+    small, large = atoms.repeat((3, 3, 2)), atoms.repeat(3)  # 144 and 216 atoms: as many binary digits
+    for order in ((small, large), (large, small)):
+        backend._pace.clear()
+        for structure in order:
+            backend(to_graph(structure, CUTOFF))
+        assert [size for size, _ in backend._pace] == [len(x) >= MANY_ATOMS for x in order]
 
 
 def test_an_atom_is_its_own_neighbour() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -111,14 +112,17 @@ def test_continue_in_python(tmp_path: Path) -> None:
 
 def test_what_a_config_leaves_to_the_data(tmp_path: Path) -> None:
     """It is found again where a run goes on, and is the trained model's where another begins with its weights."""
-    metal = []
-    for seed in range(8):
-        atoms = bulk("Cu", cubic=True)
-        atoms.rattle(0.05, seed=seed)
-        atoms.calc = EMT()
-        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
-        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
-        metal.append(atoms)
+
+    def rattled(atoms: Atoms) -> list[Atoms]:
+        copies = [atoms.copy() for _ in range(8)]
+        for seed, copy in enumerate(copies):
+            copy.rattle(0.05, seed=seed)
+            copy.calc = EMT()
+            energy, forces = copy.get_potential_energy(), copy.get_forces()
+            copy.calc = SinglePointCalculator(copy, energy=energy, forces=forces)
+        return copies
+
+    metal, dimers = rattled(bulk("Cu", cubic=True)), rattled(Atoms("Cu2", [[0, 0, 0], [0, 0, 2.3]]))
     config: dict[str, Any] = to_plain(settings())
     config["model"]["max_ell"] = None
     config["trainer"] |= {"default_root_dir": str(tmp_path / "run"), "max_epochs": 1}
@@ -131,7 +135,7 @@ def test_what_a_config_leaves_to_the_data(tmp_path: Path) -> None:
     on = load_model(config).train(metal, ckpt_path=tmp_path / "on/checkpoints/epoch=0.ckpt")
     assert on.potential.config.max_ell == 6
     config["transfer_learning"] = {"ckpt": str(first.folder / "model.ckpt")}
-    assert load_model(config).train(frames(8)).potential.config.max_ell == 6
+    assert load_model(config).train(dimers).potential.config.max_ell == 6
 
 
 def test_the_deployed_model_is_the_best_average(tmp_path: Path) -> None:
