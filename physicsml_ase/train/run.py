@@ -190,7 +190,8 @@ def _fit_and_teach(config: RunConfig, data: Data, folder: RunFolder, begin: Star
             return first
     last = None
     try:
-        last = first if first.interrupted else _taught(config, data, folder, record)
+        same = dataclasses.replace(config, model=first.potential.config)  # with what was left to the data
+        last = first if first.interrupted else _taught(same, data, folder, record)
     except InputError as error:
         log.warning("the committee and its student were given up: %s", error)
     if last is not None and last.interrupted:
