@@ -196,6 +196,20 @@ def plain_ticks(axis: Axes) -> None:
     axis.tick_params(axis="y", which="both", labelsize=7)
 
 
+def first_parts(curves: list[dict[str, str]]) -> list[list[tuple[float, float]]]:
+    """For each budget the curve of one run, as far as its first training: time begins anew with what follows."""
+    parts = []
+    for budget in sorted({int(x["budget_s"]) for x in curves}):
+        line: list[tuple[float, float]] = []
+        for x in (x for x in curves if int(x["budget_s"]) == budget):
+            seconds = float(x["cpu_s"])
+            if line and seconds < line[-1][0]:
+                break
+            line.append((seconds, float(x["validation_force_rmse_mev_A"])))
+        parts.append(line)
+    return parts
+
+
 def plot() -> None:
     """results/training.png: validation curves (lines) and test errors (points) against CPU seconds."""
     import matplotlib.pyplot as plt
@@ -208,8 +222,8 @@ def plot() -> None:
         for peer, config in labels:
             mine = lambda x: (x["set"], x["peer"], x["config"]) == (name, peer, config)  # noqa: B023, E731
             style = "--" if "x1o" in config else "-"
-            line = [(float(x["cpu_s"]), float(x["validation_force_rmse_mev_A"])) for x in curves if mine(x)]
-            axis.plot(*zip(*line, strict=True) if line else ([], []), style, color=COLOURS[peer], lw=1)
+            for line in first_parts([x for x in curves if mine(x)]):
+                axis.plot(*zip(*line, strict=True), style, color=COLOURS[peer], lw=1)
             points = sorted((float(x["cpu_s"]), float(x["force_rmse_mev_A"])) for x in rows if mine(x))
             marker = "s" if "x1o" in config else "o"
             axis.plot(*zip(*points, strict=True), marker, color=COLOURS[peer], ms=6, label=f"{peer} {config}")
