@@ -12,7 +12,7 @@ PIECE = 2**20
 MOST = 2**30
 """Bytes held at most: what a step takes beyond them is taken from the system each time."""
 MANY = 1000
-"""Page faults of a step that are worth mending: 0.2 ms."""
+"""Page faults of a step that are worth mending: 2 ms."""
 
 
 def keep_freed_memory() -> None:

@@ -59,9 +59,7 @@ class OnKernel:
 
     def __call__(self, graph: Graph) -> dict[str, Tensor]:
         """What `Potential.forward` returns."""
-        if (
-            self._process != os.getpid()
-        ):  # a fork has none of the threads, and may have the lock of one of them
+        if self._process != os.getpid():  # a fork has no threads but one, and perhaps another's lock
             self._process, self._lock, self.threads = os.getpid(), threading.Lock(), 1
             self._pace.clear()
         if graph.cell.shape[0] > 1:

@@ -85,12 +85,12 @@ class GauntACEConfig:
         return LMAX if self.max_ell is None else self.max_ell
 
     def for_data(self, batches: Iterable[Graph], cutoff: float) -> Self:
-        """The config with what it left to the data."""
+        """The config with what it left to the data, of which these are batches; cut-off [Å]."""
         return self if self.max_ell is not None else replace(self, max_ell=lmax_for(batches, cutoff))
 
 
 def lmax_for(batches: Iterable[Graph], cutoff: float) -> int:
-    """The lowest degree, from 3 on, up to which atoms' surroundings show what is angular in them.
+    """The lowest degree, from 3 to 6, up to which surroundings within the cut-off [Å] show what is angular in them.
 
     At a site of cubic symmetry the density of neighbours has no degrees but 0, 4, 6, ...: bcc molybdenum has a fifth
     of its angular power up to degree 5, and forces learned up to degree 3 have errors a third larger than up to 6.

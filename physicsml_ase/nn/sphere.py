@@ -44,11 +44,6 @@ def rows_up_to(degree: int, lmax: int) -> list[int]:
     return [row for row, its in enumerate(degree_of_rows(lmax)) if its <= degree]
 
 
-def num_even(lmax: int) -> int:
-    """How many of the harmonics up to lmax are even."""
-    return sum(2 * degree + 1 for degree in range(0, lmax + 1, 2))
-
-
 def harmonics(directions: Floats, lmax: int) -> Floats:
     """Harmonics of unit vectors, (P, 3) -> (P, M), from associated Legendre functions."""
     x, y, z = directions.T
@@ -162,7 +157,7 @@ class SphericalHarmonics(Constants):
 def angular_power(batches: Iterable[Graph], cutoff: float, lmax: int) -> Tensor:
     """Mean squares of the components of each degree 1..lmax of the density of neighbours, (lmax,) float64.
 
-    Neighbours count by a cosine that falls to zero at the cut-off; each atom's squares are divided by degree 0's.
+    Neighbours count by a cosine that falls to zero at the cut-off [Å]; each atom's squares are divided by degree 0's.
     """
     sphere, of_row = SphericalHarmonics(lmax).double(), torch.tensor(degree_of_rows(lmax))
     total = torch.zeros(lmax + 1, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Memory that is freed in one step is there in the next: glibc is asked, as not every system counts page faults."""
+"""Memory that is freed in one step is there in the next: glibc is asked, as page faults differ between systems."""
 
 import platform
 import subprocess
