@@ -42,6 +42,7 @@ FEW_ELEMENTS = 6
 """Up to so many elements each has its own density; of more, learned mixtures are made."""
 LMAX, MOST_LMAX, SHARE = 3, 6, 0.4
 """Degrees that serve most data, and at most; the share of the angular power up to MOST_LMAX that they must hold."""
+MOST_LAYERS = MOST_CORRELATION = 4
 
 
 @config
@@ -52,12 +53,12 @@ class GauntACEConfig:
     """Architecture."""
     channels: PositiveInt = 32
     """Channels of each atom, C."""
-    max_ell: Annotated[int, Field(ge=1, le=6)] | None = None
+    max_ell: Annotated[int, Field(ge=1, le=MOST_LMAX)] | None = None
     """Largest degree of the spherical harmonics, lmax. none: a training takes it from its data, by how atoms are
     surrounded: 3 as a rule, 4 to 6 in crystals as symmetric as metals; 3 where there are no data."""
-    correlation: Annotated[int, Field(ge=1, le=4)] = 3
+    correlation: Annotated[int, Field(ge=1, le=MOST_CORRELATION)] = 3
     """Largest power of the density, nu: energies of one layer are of body order nu + 1."""
-    layers: Annotated[int, Field(ge=1, le=4)] = 2
+    layers: Annotated[int, Field(ge=1, le=MOST_LAYERS)] = 2
     """Layers; information travels this many cut-offs. 1 is strictly local."""
     message_ell: Annotated[int, Field(ge=0, le=2)] = 1
     """Largest degree of what neighbours tell each other, L."""
@@ -78,6 +79,19 @@ class GauntACEConfig:
         if self.layers > 1 and self.message_ell > self.lmax:
             raise ValueError(f"message_ell: {self.message_ell}: must be at most max_ell, {self.lmax}")
         return self
+
+    def relatives(self) -> list[tuple[Self, float]]:
+        """Models that err unlike this one, for committees, and what a step of each costs in steps of this one."""
+        own = replace(self, max_ell=self.lmax, message_ell=min(self.message_ell, self.lmax))
+        wide = {"channels": 2 * own.channels, "message_ell": min(own.message_ell + 1, 2, own.lmax)}
+        more = own.lmax < MOST_LMAX
+        changes: list[tuple[dict[str, Any], float]] = [(wide, 2.1)]
+        changes.append(({"max_ell": own.lmax + 1}, 1.2) if more else ({"max_ell": own.lmax - 1}, 0.8))
+        if own.layers < MOST_LAYERS:
+            changes.append(({"layers": own.layers + 1}, 1.5))
+        if own.correlation < MOST_CORRELATION:
+            changes.append(({"correlation": own.correlation + 1}, 1.2))
+        return [(replace(own, **change), cost) for change, cost in changes]
 
     @property
     def lmax(self) -> int:

@@ -27,6 +27,7 @@ class Ema:
         self.decay, self.steps = decay, 0
         self.module = module
         self.weights = {name: p.detach().clone() for name, p in module.named_parameters()}
+        self._followed: list[Tensor] = list(module.parameters())
         self._own: dict[str, Tensor] | None = None  # the module's own weights while it wears the average
 
     @torch.no_grad()
@@ -34,8 +35,7 @@ class Ema:
         """Count the module's present weights in."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        current = [p.detach() for p in self.module.parameters()]
-        torch._foreach_lerp_(list(self.weights.values()), current, 1 - decay)
+        torch._foreach_lerp_(list(self.weights.values()), self._followed, 1 - decay)
 
     @torch.no_grad()
     def put_on(self) -> None:
@@ -67,6 +67,7 @@ class Ema:
 
     def follow(self) -> None:
         """Move the average to the module's device and number type."""
+        self._followed = list(self.module.parameters())
         self.weights = {name: self.weights[name].to(p) for name, p in self.module.named_parameters()}
 
     def state_dict(self) -> dict[str, Any]:

@@ -44,6 +44,12 @@ class FusedPotential:
             return self.potential(graph)
         return self._by_kernel(graph)
 
+    def evaluate(self, graph: Graph) -> dict[str, Tensor]:
+        """As `Potential.forward` without gradients of weights: by the kernel if it has agreed."""
+        if not self._checked or self.given_up or graph.positions.device.type != "cpu":
+            return self.potential(graph)
+        return self._by_kernel(graph)
+
     def _by_kernel(self, graph: Graph) -> dict[str, Tensor]:
         model = self.potential.model
         model.fused = self.kernel

@@ -1,13 +1,13 @@
 """The LightningModule: a potential, its loss, its averaged weights, and what is kept of the best of them."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from physicsml_ase.checkpoint import FORMAT, describe_potential
@@ -86,6 +86,8 @@ class PotentialModule(pl.LightningModule):
         """Structures, atoms and edges of the last training batch."""
         self._graph: Graph | None = None  # of the present step
         self._skipped = 0  # steps, one after the other
+        self._norm: Tensor | None = None  # of the present gradient
+        self._weights: list[nn.Parameter] = []
         self._sums: list[Tensor] = []
         self._epoch: Tensor | None = None  # (2, T): sums and counts of the training epoch so far
         self._rng: Tensor | None = None
@@ -128,16 +130,31 @@ class PotentialModule(pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """A gradient that is no number would make all weights no numbers."""
+        self._norm = None
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             return  # of 16-mixed, which finds its scale by such gradients, and leaves out their steps itself
-        gradients = [p.grad for p in self.potential.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self._weights if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if not torch.isfinite(norm):
             self._refuse_or_skip(f"the loss's gradient became {norm.item():g} at step {self.global_step}")
             for gradient in gradients:
                 gradient.zero_()
-        elif norm > 0:
+            return
+        if norm > 0:
             self._skipped = 0
+        self._norm = norm
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """As Lightning does, by the norm that is known already."""
+        if self._norm is None or not gradient_clip_val or gradient_clip_algorithm not in (None, "norm"):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        else:
+            torch.nn.utils.clip_grads_with_norm_(self._weights, gradient_clip_val, self._norm)
 
     def _refuse_or_skip(self, what: str) -> None:
         """Raise, or say that a step is left out."""
@@ -173,24 +190,26 @@ class PotentialModule(pl.LightningModule):
         self._epoch = None
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._evaluation_step(batch)
+        quick = self.compiled if isinstance(self.compiled, FusedPotential) else None
+        self._evaluation_step(batch, quick.evaluate if quick else self.potential)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._evaluation_step(batch)
+        self._evaluation_step(batch, self.potential)
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         return self.potential(as_one(batch))
 
-    def _evaluation_step(self, batch: Batch) -> None:
+    def _evaluation_step(self, batch: Batch, predict: Callable[[Graph], dict[str, Tensor]]) -> None:
         graph = as_one(batch)
         with torch.no_grad():
-            predictions = self.potential(graph)
+            predictions = predict(graph)
             self._sums.append(torch.stack(self.loss(predictions, graph, capped=True)))
             self.errors.update(predictions, graph)
 
     # --- averaged weights
 
     def on_fit_start(self) -> None:
+        self._weights = list(self.potential.parameters())
         if self.ema:
             self.ema.follow()
 

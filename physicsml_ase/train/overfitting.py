@@ -7,20 +7,23 @@ docs/gaunt_ace.md.
 """
 
 import logging
+import math
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from itertools import cycle, islice
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import lightning.pytorch as pl
 
+from physicsml_ase.config import ModelConfig
 from physicsml_ase.data.datamodule import DataModule
 from physicsml_ase.data.store import MemoryStore
 from physicsml_ase.potential import Potential
 from physicsml_ase.train.copies import COPIES
-from physicsml_ase.train.fused import FusedPotential
 from physicsml_ase.train.module import PotentialModule
 from physicsml_ase.train.schedule import Budget
 from physicsml_ase.train.settings import RunConfig
@@ -32,32 +35,98 @@ WORSE, LEARNED = 1.01, 0.95
 """Overfitting is a validation loss so many times the best, with a training loss so many times what it was then."""
 WAIT = 0.03
 """Share of the run that must have passed since the best validation."""
-FEWEST, MOST = 3, 5
+FEWEST, MOST = 3, 6
 """Members of a committee."""
 FEWEST_TEACHERS = 2
 """Members that came to their end, without which nobody is taught."""
+GOOD = 1.2
+"""Teachers are members whose validation is at most so many times the best one's."""
 SHORT, SHORTEST = 0.4, 0.25
 """Steps of a member, as a share of those that led to the best validation: with its own schedule it needs fewer. More
 where there is time, the first share where there are as many members as are wanted, or else the second at least."""
-FEW_STEPS = 100
-"""Trainings of fewer steps than this teach nobody."""
+CLIMB, CLIMB_SHARE = 8, 0.25
+"""Where members of an eighth, a quarter and a half of those steps would together take at most this share of the
+committee's, they are tried in turn for as long as that is better: what was best at a high rate says little of how
+long a schedule should be."""
+FEW_STEPS, FEW_EPOCHS = 100, 10
+"""Trainings of fewer steps or epochs than this teach nobody."""
 MEMBERS_SHARE = 0.5
 """Of what is left, what the committee may take."""
 MOST_EDGES = 5_000_000
 """Training sets of more edges are not few frames, and their copies would take much memory."""
-KERNEL = 8
-"""Times that labels are quicker than validation where the C++ kernel computes them."""
 MOST_LABELLING = 0.3
 """Of what is left of a run, what labels may take."""
 
 
-class Plan(NamedTuple):
-    """What follows a training that overfitted."""
+class Member(NamedTuple):
+    """One training of a committee."""
 
-    members: int
     steps: int
-    """Of each member."""
-    student_steps: int
+    kind: int
+    """Which of the models that are related to the run's own."""
+    score: float = math.inf
+    """Its best validation; inf where it came to no end."""
+
+
+class Plan(NamedTuple):
+    """What follows a training that overfitted; all in steps of its own model."""
+
+    shortest: int
+    """Steps of the first member."""
+    longest: int
+    """Steps of any member."""
+    committee: int
+    """Of all members together."""
+    student: int
+
+    def next_member(self, members: Sequence[Member], costs: Sequence[float]) -> Member | None:
+        """Who follows these members; None once the committee is complete.
+
+        `costs` are those of a step of each kind, of which the first is the run's own.
+        """
+        if not members:
+            return Member(self.shortest, 0)
+        best = min((m for m in members if m.kind == 0), key=lambda m: m.score)
+        longer = 2 * best.steps
+        climbs = all(m.kind == 0 for m in members) and best is members[-1] and longer <= self.longest
+        if climbs:
+            return Member(longer, 0)
+        good = sum(m.steps == best.steps for m in members)
+        after = Member(best.steps, good % len(costs))
+        if good == MOST or self.spent([*members, after], costs) > self.committee:
+            return None
+        return after
+
+    @property
+    def total(self) -> int:
+        """Steps of committee and student."""
+        return self.committee + self.student
+
+    def spent(self, members: Sequence[Member], costs: Sequence[float]) -> int:
+        """Steps that are done."""
+        return sum(int(m.steps * costs[m.kind]) for m in members)
+
+
+class TimeLeft(NamedTuple):
+    """What a limit in time leaves for the committee and the student."""
+
+    end: float | None
+    """On time.monotonic's clock; None without a limit."""
+
+    @classmethod
+    def of(cls, seconds: float | None, share: float) -> Self:
+        """This share of the seconds, from now on."""
+        return cls(None if seconds is None else time.monotonic() + seconds * share)
+
+    def share(self, share: float) -> float | None:
+        """This share of what is left [s]."""
+        return None if self.end is None else max(self.end - time.monotonic(), 1.0) * share
+
+
+def teachers(members: Sequence[Member]) -> list[int]:
+    """Who teaches, by place."""
+    best = min((m.score for m in members), default=math.inf)
+    return [k for k, m in enumerate(members) if m.score < math.inf and m.score <= GOOD * best]
 
 
 class Best(NamedTuple):
@@ -77,8 +146,8 @@ class StopWhereOverfitting(pl.Callback):
     still get better count for little.
     """
 
-    def __init__(self, budget: Budget) -> None:
-        self.budget = budget
+    def __init__(self, budget: Budget, model: ModelConfig) -> None:
+        self.budget, self.model = budget, model
         self.plan: Plan | None = None
         # of each validation, the terms of its loss and of the training's
         self._recent: deque[tuple[list[float], list[float]]] = deque(maxlen=RECENT)
@@ -102,7 +171,10 @@ class StopWhereOverfitting(pl.Callback):
         self._best = [min(pair, key=lambda b: b.validation) for pair in zip(self._best or now, now)]
         largest = max(range(len(now)), key=lambda k: loss.weights[k] * validation[k])
         if self.plan is None and self._overfits(largest, progress) and may_stop(trainer):
-            self.plan = planned(self._best[largest].step, step, progress, self._labelling(trainer, pl_module))
+            costs = [cost for _, cost in kinds_of(self.model)]
+            labelling = self._labelling(trainer, pl_module)
+            epoch = int(trainer.num_training_batches)
+            self.plan = planned(self._best[largest].step, step, progress, labelling, costs, epoch)
         if self.plan is not None and not trainer.should_stop:
             trainer.should_stop = True
             words = "validation of %s is worse than at step %d: more steps would not help, more frames would"
@@ -115,8 +187,6 @@ class StopWhereOverfitting(pl.Callback):
         stores = trainer.datamodule.resolve().stores  # type: ignore[attr-defined]
         sizes = {name: sum(int(x.num_atoms.sum()) for x in stores[name].values()) for name in stores}
         seconds = (time.monotonic() - self._validating_since) * sizes["train"] / max(sizes["validation"], 1)
-        if isinstance(module.compiled, FusedPotential):
-            seconds /= KERNEL
         return seconds * COPIES * MOST / max(self.budget.seconds - self.budget.elapsed, 1e-3)
 
     def _overfits(self, term: int, progress: float) -> bool:
@@ -152,20 +222,32 @@ def may_stop(trainer: pl.Trainer) -> bool:
     return enough and trainer.global_step >= (trainer.min_steps or 0)
 
 
-def planned(best: int, step: int, progress: float, labelling: float = 0.0) -> Plan | None:
+def planned(
+    best: int,
+    step: int,
+    progress: float,
+    labelling: float = 0.0,
+    costs: Sequence[float] = (1.0,),
+    epoch: int = 1,
+) -> Plan | None:
     """What fits into the rest of a run that was best at step `best` and is at `step` now; None if too little does.
 
-    `labelling` is the share of it that the labels of the student's structures take.
+    `labelling` is the share of it that the labels of the student's structures take; `costs` are those of a step of
+    each kind of member; `epoch` is the number of steps of one.
     """
     if labelling > MOST_LABELLING:
         return None
     left = step / progress * (1 - progress) * (1 - labelling)
     theirs = MEMBERS_SHARE * left
-    members = max(min(int(theirs / (SHORT * best)), MOST), FEWEST)
-    steps = min(theirs / members, best)
-    if steps < max(SHORTEST * best, FEW_STEPS):
-        return None
-    return Plan(members, int(steps), int(left - members * steps))
+    few = max(FEW_STEPS, FEW_EPOCHS * epoch)
+    shortest, longest = max(best // CLIMB, few), max(best, few)
+    if shortest * (CLIMB - 1) > CLIMB_SHARE * theirs:
+        together = [sum(islice(cycle(costs), members)) for members in range(FEWEST, MOST + 1)]
+        fitting = [cost for cost in together if max(SHORT * best, few) * cost <= theirs]
+        longest = shortest = min(int(theirs / max(fitting, default=together[0])), longest)
+        if shortest < max(SHORTEST * best, few):
+            return None
+    return Plan(shortest, longest, int(theirs), int(left - theirs))
 
 
 def can_teach(config: RunConfig, potential: Potential, datamodule: DataModule, processes: int) -> bool:
@@ -177,6 +259,12 @@ def can_teach(config: RunConfig, potential: Potential, datamodule: DataModule, p
     kept = all(isinstance(store, MemoryStore) for store in stores)
     small = sum(int(store.num_edges.sum()) for store in stores) <= MOST_EDGES
     return processes == 1 and kept and small and not spread and config.transfer_learning is None
+
+
+def kinds_of(model: ModelConfig) -> list[tuple[ModelConfig, float]]:
+    """What models a committee is made of, the run's own first, and what a step of each costs in steps of that."""
+    relatives = getattr(model, "relatives", None)
+    return [(model, 1.0), *(relatives() if relatives else [])]
 
 
 def of_part(config: RunConfig, steps: int, seconds: float | None) -> RunConfig:

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from physicsml_ase.check.short import tell
 from physicsml_ase.checkpoint import load_potential, save_potential
-from physicsml_ase.config import to_plain, validate
+from physicsml_ase.config import ModelConfig, to_plain, validate
 from physicsml_ase.conventions import InputError
 from physicsml_ase.data.datamodule import DataModule
 from physicsml_ase.data.sample import sample
@@ -30,10 +30,14 @@ from physicsml_ase.train.metrics import in_words
 from physicsml_ase.train.module import PotentialModule
 from physicsml_ase.train.overfitting import (
     FEWEST_TEACHERS,
+    Member,
     Plan,
     StopWhereOverfitting,
+    TimeLeft,
     can_teach,
+    kinds_of,
     of_part,
+    teachers,
 )
 from physicsml_ase.train.pace import EndInTime, TellProgress
 from physicsml_ase.train.parts import (
@@ -209,33 +213,47 @@ def _fit_and_teach(config: RunConfig, data: Data, folder: RunFolder, begin: Star
 
 def _taught(config: RunConfig, data: Data, folder: RunFolder, record: Mapping[str, Any]) -> Result:
     """The student of a committee, or the part at which it was interrupted."""
-    plan, seconds = Plan(*record["plan"]), record["seconds"]
-    parts = [committee_folder(folder.root, number + 1) for number in range(plan.members)]
-    steps = plan.members * plan.steps + plan.student_steps
-    rest = steps - plan.steps * sum(part.is_finished for part in parts)
-    end = None if seconds is None else time.monotonic() + seconds * rest / steps
-    teachers: list[Path] = []
-    for number, part in enumerate(parts, 1):
-        if not part.is_finished:
-            share = None if end is None else max(end - time.monotonic(), 1.0) * plan.steps / rest
-            rest -= plan.steps
-            log.info("committee: member %d of %d, %d steps", number, plan.members, plan.steps)
-            try:
-                result = _part(
-                    of_part(config, plan.steps, share), data, part, Start(member=number, own=config)
-                )
-            except InputError as error:
-                log.warning("member %d was given up: %s", number, error)
-                continue
-            if result.interrupted:
-                return result
-        teachers.append(part.model)
-    if len(teachers) < FEWEST_TEACHERS:
-        raise InputError(f"{len(teachers)} of its {plan.members} members came to their end")
-    log.info("student of the %d members, %d steps at most", len(teachers), plan.student_steps)
-    left = None if end is None else max(end - time.monotonic(), 1.0)
-    begin = Start(teachers=tuple(teachers), own=config)
-    return _part(of_part(config, plan.student_steps, left), data, student_folder(folder.root), begin)
+    plan, kinds = Plan(*record["plan"]), kinds_of(config.model)
+    costs = [cost for _, cost in kinds]
+    members: list[Member] = []
+    time_left: TimeLeft | None = None
+    while (member := plan.next_member(members, costs)) is not None:
+        number = len(members) + 1
+        part = committee_folder(folder.root, number)
+        if part.is_finished:  # in an earlier session
+            members.append(member._replace(score=part.read_record()["best"]["score"]))
+            continue
+        rest = plan.total - plan.spent(members, costs)
+        time_left = time_left or TimeLeft.of(record["seconds"], rest / plan.total)
+        model = kinds[member.kind][0]
+        words = "committee: member %d, %d steps%s"
+        log.info(words, number, member.steps, _unlike(config.model, model))
+        share = time_left.share(plan.spent([member], costs) / rest)
+        own = of_part(dataclasses.replace(config, model=model), member.steps, share)
+        try:
+            result = _part(own, data, part, Start(member=number, own=config))
+        except InputError as error:
+            log.warning("member %d was given up: %s", number, error)
+            members.append(member)
+            continue
+        if result.interrupted:
+            return result
+        members.append(member._replace(score=result.best["score"]))
+    paths = [committee_folder(folder.root, k + 1).model for k in teachers(members)]
+    if len(paths) < FEWEST_TEACHERS:
+        raise InputError(f"{len(paths)} of its {len(members)} members came to a good end")
+    log.info("student of %d of the %d members, %d steps at most", len(paths), len(members), plan.student)
+    rest = plan.total - plan.spent(members, costs)
+    time_left = time_left or TimeLeft.of(record["seconds"], rest / plan.total)
+    begin = Start(teachers=tuple(paths), own=config)
+    last = of_part(config, plan.student, time_left.share(1.0))
+    return _part(last, data, student_folder(folder.root), begin)
+
+
+def _unlike(own: ModelConfig, model: ModelConfig) -> str:
+    """In words, how a member's model is another than the run's."""
+    mine, others = to_plain(own), to_plain(model)
+    return "".join(f", {key}={value}" for key, value in others.items() if mine[key] != value)
 
 
 def _part(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Result:
@@ -275,7 +293,7 @@ def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
         summary = _record_begin(folder, config, data, summary, potential)
     trainer = _trainer(config, folder, budget)
     resumable = Resumable(folder.last, SAVE_EVERY_SECONDS)
-    watch = StopWhereOverfitting(budget)
+    watch = StopWhereOverfitting(budget, potential.config)
     new = is_first_process() and not folder.read_record().get("continues")
     if new and can_teach(config, potential, datamodule, trainer.world_size):
         trainer.callbacks.append(watch)  # type: ignore[attr-defined]

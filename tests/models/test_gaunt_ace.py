@@ -9,6 +9,7 @@ from ase.build import bulk, molecule
 from conftest import structures
 
 from physicsml_ase.atoms import to_graph
+from physicsml_ase.config import to_plain
 from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph, collate, edge_vectors
 from physicsml_ase.models.gaunt_ace import CONSTANTS, GauntACE, GauntACEConfig, lmax_for
@@ -148,3 +149,23 @@ def test_messages_of_degrees_that_are_not_there() -> None:
     with pytest.raises(ValueError, match="message_ell: 2: must be at most max_ell, 1"):
         GauntACEConfig(max_ell=1, message_ell=2)
     GauntACEConfig(max_ell=1, message_ell=2, layers=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        ({}, 4),
+        ({"max_ell": 6, "layers": 4, "correlation": 4}, 2),
+        ({"layers": 1, "max_ell": 1, "message_ell": 2}, 4),
+    ],
+    ids=str,
+)
+def test_relatives_are_other_models(options: dict[str, object], count: int) -> None:
+    config = GauntACEConfig(**options)  # type: ignore[arg-type]
+    own = make(**to_plain(config) | {"channels": 4})
+    relatives = [relative for relative, _ in config.relatives()]
+    assert len(relatives) == count
+    assert all(cost > 0.5 for _, cost in config.relatives())
+    assert len({str(config) for config in (*relatives, config)}) == count + 1
+    sizes = {sum(p.numel() for p in make(**to_plain(relative)).parameters()) for relative in relatives}
+    assert sum(p.numel() for p in own.parameters()) not in sizes

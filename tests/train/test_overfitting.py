@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from physicsml_ase.train.copies import COPIES, as_stiff, teach
 from physicsml_ase.train.folder import RunFolder
 from physicsml_ase.train.given import Data
 from physicsml_ase.train.named import NamedConfig
-from physicsml_ase.train.overfitting import FEWEST, MOST, Plan, planned
+from physicsml_ase.train.overfitting import FEWEST, MOST, Member, Plan, kinds_of, planned, teachers
 from physicsml_ase.train.run import Result, resume, start
 from physicsml_ase.train.settings import RunConfig
 
@@ -74,17 +75,23 @@ def test_a_committee_and_its_student_follow(whole: Result) -> None:
     record, root = whole.folder.read_record(), whole.folder.root
     plan = Plan(*record["plan"])
     assert record["status"] == "finished"
-    assert FEWEST <= plan.members <= MOST
-    models = [root / f"member-{k + 1}/model.ckpt" for k in range(plan.members)]
-    weights = [torch.cat([p.flatten() for p in load_potential(path).parameters()]) for path in models]
-    assert all(not torch.equal(a, b) for a, b in zip(weights, weights[1:]))
+    models = sorted(root.glob("member-*/model.ckpt"))
+    assert FEWEST <= len(models) <= MOST + 3
+    potentials = [load_potential(path) for path in models]
+    weights = [torch.cat([p.flatten() for p in potential.parameters()]) for potential in potentials]
+    assert all(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(weights, weights[1:]))
+    kinds = [model for model, _ in kinds_of(whole.potential.config)]
+    assert {str(potential.config) for potential in potentials} <= {str(kind) for kind in kinds}
+    assert len({str(potential.config) for potential in potentials}) >= FEWEST
+    assert plan.shortest <= plan.longest < plan.committee <= plan.student + 1
     student = RunFolder(root / "student").read_record()
     assert whole.best["score"] == min(record["alone"]["best"]["score"], student["best"]["score"])
     assert whole.best == record["best"]
     assert set(whole.test_errors) >= {"energy/rmse", "forces/rmse"}
     told = (root / "train.log").read_text()
     assert "validation of forces is worse than at step" in told
-    assert told.count("committee: member") == plan.members
+    assert told.count("committee: member") == len(models)
+    assert "steps, channels=32, message_ell=2" in told
     assert told.count("labels found and learned") == told.count("best validation RMSE") == 1
 
 
@@ -100,19 +107,65 @@ def test_asked_to_go_on(tmp_path: Path) -> None:
     assert "plan" not in result.folder.read_record()
 
 
-def test_plans() -> None:
-    """What is spent is what is left; too little of it, or a best validation too late, and the run goes on."""
-    for best, step, progress in ((1000, 2000, 0.2), (1000, 3000, 0.5), (5000, 9000, 0.4)):
-        for labelling in (0.0, 0.1):
-            plan = planned(best, step, progress, labelling)
-            assert plan is not None
-            left = step / progress * (1 - progress) * (1 - labelling)
-            assert plan.members * plan.steps + plan.student_steps <= left
-            assert plan.student_steps >= 0.45 * left
-            assert 0.25 * best <= plan.steps <= best
+COSTS = [1.0, 2.1, 1.2, 1.5, 1.2]
+
+
+@pytest.mark.parametrize("costs", [[1.0], COSTS])
+@pytest.mark.parametrize("run", [(1000, 2000, 0.2), (1000, 3000, 0.5), (3000, 4500, 0.25)])
+@pytest.mark.parametrize("labelling", [0.0, 0.1])
+def test_plans(run: tuple[int, int, float], costs: list[float], labelling: float) -> None:
+    """What is spent is what is left."""
+    best, step, progress = run
+    plan = planned(best, step, progress, labelling, costs)
+    assert plan is not None
+    left = step / progress * (1 - progress) * (1 - labelling)
+    assert plan.total == pytest.approx(left, abs=2)
+    assert plan.student >= 0.45 * left
+    assert best / 8 <= plan.shortest <= plan.longest <= best
+    members = complete(plan, costs, lambda steps, kind: 1.0 + 0.01 * kind)
+    assert 0.7 * plan.committee <= plan.spent(members, costs) <= plan.committee or len(members) >= MOST
+    assert FEWEST <= len(members) <= MOST + 3
+
+
+def complete(plan: Plan, costs: list[float], score: Callable[[int, int], float]) -> list[Member]:
+    members: list[Member] = []
+    while (member := plan.next_member(members, costs)) is not None:
+        members.append(member._replace(score=score(member.steps, member.kind)))
+    return members
+
+
+def test_too_little_is_left() -> None:
+    """Or the best validation came too late: the run goes on."""
     assert planned(1000, 2000, 0.2, 0.5) is None
     assert planned(9000, 9500, 0.95) is None
     assert planned(1, 5, 0.9) is None
+    assert planned(1000, 2000, 0.3, epoch=500) is None  # members of two epochs
+    assert planned(1000, 2000, 0.3, epoch=1) is not None
+
+
+@pytest.mark.parametrize(
+    ("best", "tried"), [(1000, [1000, 2000]), (2000, [1000, 2000, 4000]), (20_000, [1000, 2000, 4000, 8000])]
+)
+def test_where_there_is_time_lengths_are_tried(best: int, tried: list[int]) -> None:
+    plan = planned(8000, 10_000, 0.08, 0.0, COSTS)
+    assert plan is not None
+    assert (plan.shortest, plan.longest) == (1000, 8000)
+    members = complete(plan, COSTS, lambda steps, kind: abs(math.log(steps / best)) + 1)
+    climb = len(tried)
+    assert [m.steps for m in members[:climb]] == tried
+    assert {m.kind for m in members[:climb]} == {0}
+    assert {m.steps for m in members[climb:]} == {min(best, 8000)}
+    assert [m.kind for m in members[climb:]] == [1, 2, 3, 4, 0][: len(members) - climb]
+    assert len(members) == climb + 5 or plan.spent(members, COSTS) > 0.6 * plan.committee
+
+
+def test_who_teaches() -> None:
+    scores = [2.0, 1.0, 1.19, 1.3, math.inf]
+    assert teachers([Member(1, 0, score) for score in scores]) == [1, 2]
+    assert teachers([Member(1, 0)]) == teachers([]) == []
+    plan = Plan(10, 10, 100, 100)
+    failed = complete(plan, COSTS, lambda steps, kind: math.inf)  # and this comes to an end
+    assert FEWEST <= len(failed) <= MOST
 
 
 def test_what_is_taught(tmp_path: Path) -> None:
