@@ -85,10 +85,10 @@ class GauntACEConfig:
         own = replace(self, max_ell=self.lmax, message_ell=min(self.message_ell, self.lmax))
         wide = {"channels": 2 * own.channels, "message_ell": min(own.message_ell + 1, 2, own.lmax)}
         more = own.lmax < MOST_LMAX
-        changes: list[tuple[dict[str, Any], float]] = [(wide, 2.1)]
-        changes.append(({"max_ell": own.lmax + 1}, 1.2) if more else ({"max_ell": own.lmax - 1}, 0.8))
+        changes: list[tuple[dict[str, Any], float]] = [(wide, 2.2)]
+        changes.append(({"max_ell": own.lmax + 1}, 1.3) if more else ({"max_ell": own.lmax - 1}, 0.8))
         if own.layers < MOST_LAYERS:
-            changes.append(({"layers": own.layers + 1}, 1.5))
+            changes.append(({"layers": own.layers + 1}, 3.5 if own.layers == 1 else 1.5))
         if own.correlation < MOST_CORRELATION:
             changes.append(({"correlation": own.correlation + 1}, 1.2))
         return [(replace(own, **change), cost) for change, cost in changes]

@@ -25,10 +25,16 @@ from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph, collate, edge_vectors, split
 from physicsml_ase.neighbors import neighbor_list
 from physicsml_ase.nn.wall import Wall
+from physicsml_ase.potential import Potential
+from physicsml_ase.train.fused import FusedPotential, fused_reason
 
 log = logging.getLogger("physicsml_ase")
-COPIES = 4
-"""Moved structures for each one of the training data."""
+COPIES, MOST_COPIES = 4, 32
+"""Moved structures for each one of the training data, and where a student has long to learn."""
+EPOCHS = 20
+"""Of the data with their copies, after which more copies teach more than more epochs."""
+MOST_EDGES = 20_000_000
+"""Of all copies, by which memory is limited where more than the first number are made."""
 MOVED, STRAINED = 0.08, 0.02
 """Standard deviations of what is added to positions, at most [Å], and to the cells' strains. Positions less where
 bonds are stiff: until forces have changed by as much as they are in the data."""
@@ -36,15 +42,26 @@ LEAST_MOVED, LITTLE, SOME = 0.01, 0.02, 20
 """At least so much, and how stiff bonds are is found by moving the atoms of so many structures by so little [Å]."""
 
 
-def teach(datamodule: DataModule, teachers: Sequence[Path], seed: int, kept: Path) -> None:
+def copies_for(epochs: float, num_edges: int) -> int:
+    """How many of each structure, by the epochs of the bare data in a student's steps, and the edges of these."""
+    wanted = min(int(epochs / EPOCHS) - 1, MOST_COPIES, MOST_EDGES // max(num_edges, 1))
+    return max(wanted, COPIES)
+
+
+def teach(
+    datamodule: DataModule, teachers: Sequence[Path], seed: int, kept: Path, epochs: float = 0.0
+) -> None:
     """Add to the training structures copies whose atoms and cells are moved, with the teachers' mean as labels.
 
-    They are kept in a file, for who continues.
+    They are kept in a file, for who continues. Their number goes by `epochs`, how often the steps that follow would
+    go through the data alone.
     """
     if kept.exists():
         taught = torch.load(kept, weights_only=True)
     else:
-        taught = _taught(datamodule, teachers, seed)
+        stores = datamodule.resolve().stores["train"].values()
+        copies = copies_for(epochs, sum(int(store.num_edges.sum()) for store in stores))
+        taught = _taught(datamodule, teachers, seed, copies)
         beside = kept.with_name(f".{kept.name}.part")
         torch.save(taught, beside)
         os.replace(beside, kept)
@@ -52,12 +69,13 @@ def teach(datamodule: DataModule, teachers: Sequence[Path], seed: int, kept: Pat
         datamodule.extend(name, [Flat(arrays) for arrays in parts])
 
 
-def _taught(datamodule: DataModule, teachers: Sequence[Path], seed: int) -> dict[str, list[Arrays]]:
+def _taught(
+    datamodule: DataModule, teachers: Sequence[Path], seed: int, copies: int
+) -> dict[str, list[Arrays]]:
     """Structures for each source, in parts."""
     on_gpu = torch.cuda.is_available()
     potentials = [load_potential(path).to("cuda" if on_gpu else "cpu").eval() for path in teachers]
-    # structures of many sizes would each be recorded anew
-    engines = [choose("eager" if on_gpu else "auto", potential) for potential in potentials]
+    engines = [_engine(potential, on_gpu) for potential in potentials]
     device = potentials[0].references.table.device
     labels, walls = datamodule.labels, [x.wall for x in potentials if x.wall is not None]
     levels: dict[str, Level] = {x.name: x.level for x in labels} | {"graph_attrs": "structure"}
@@ -68,10 +86,13 @@ def _taught(datamodule: DataModule, teachers: Sequence[Path], seed: int) -> dict
         moved = MOVED
         if potentials[0].has_energy:
             moved = as_stiff(store, datamodule.domain, engines[0], device, random)
-        log.info("student's copies of %s: atoms moved by up to %.3f Å", name, moved)
-        for places, graphs in _moved(store, datamodule.domain, moved, random):
+        log.info(
+            "student's copies of %s: %d of each structure, atoms moved by up to %.3f Å", name, copies, moved
+        )
+        for places, graphs in _moved(store, datamodule.domain, copies, moved, random):
             batch = collate(graphs).to(device)
-            outputs = [engine(batch) for engine in engines]
+            with torch.no_grad():
+                outputs = [engine(batch) for engine in engines]
             means = {x.name: _mean([out[x.name] for out in outputs]) for x in labels}
             parts = split(batch._replace(targets=means).to("cpu"), levels)
             # closer than any atoms of the data nobody knows anything
@@ -81,6 +102,15 @@ def _taught(datamodule: DataModule, teachers: Sequence[Path], seed: int) -> dict
                 flat = flatten([parts[k] for k in known], labels, frames)
                 taught.setdefault(name, []).append({level: dict(of) for level, of in flat.arrays.items()})
     return taught
+
+
+def _engine(potential: Potential, on_gpu: bool) -> Callable[[Graph], dict[str, Tensor]]:
+    """What computes labels: the training kernel where there is one, which was compiled for its training."""
+    if on_gpu:
+        return choose("eager", potential)  # structures of many sizes would each be recorded anew
+    return (
+        FusedPotential(potential).evaluate if fused_reason(potential) is None else choose("auto", potential)
+    )
 
 
 def as_stiff(
@@ -111,12 +141,12 @@ def _mean(values: Sequence[Tensor]) -> Tensor:
 
 
 def _moved(
-    store: MemoryStore, domain: Domain, moved: float, random: np.random.Generator
+    store: MemoryStore, domain: Domain, copies: int, moved: float, random: np.random.Generator
 ) -> Iterator[tuple[list[int], list[Graph]]]:
     """Each structure so many times, in batches, with their places in the store."""
     places: list[int] = []
     graphs: list[Graph] = []
-    for k in np.repeat(np.arange(len(store)), COPIES).tolist():
+    for k in np.repeat(np.arange(len(store)), copies).tolist():
         graph = store.read(np.array([k]))
         places.append(k)
         graphs.append(_copy(graph, domain, moved * random.uniform(), STRAINED, random))

@@ -33,7 +33,7 @@ class FusedPotential:
         self.potential, self.kernel = potential, TrainingKernel(potential.model)
         self.given_up = False
         """Whether the kernel was found to be wrong here, and the plain code is used."""
-        self._checked = False
+        self._checked = self._values_checked = False
 
     def __call__(self, graph: Graph) -> dict[str, Tensor]:
         """As `Potential.forward`."""
@@ -45,10 +45,18 @@ class FusedPotential:
         return self._by_kernel(graph)
 
     def evaluate(self, graph: Graph) -> dict[str, Tensor]:
-        """As `Potential.forward` without gradients of weights: by the kernel if it has agreed."""
-        if not self._checked or self.given_up or graph.positions.device.type != "cpu":
+        """As `Potential.forward` without gradients of weights: by the kernel once its forces were right."""
+        if self.given_up or graph.positions.device.type != "cpu":
             return self.potential(graph)
-        return self._by_kernel(graph)
+        if self._checked or self._values_checked:
+            return self._by_kernel(graph)
+        plain = self.potential(graph)
+        forces = self._by_kernel(graph)["forces"]
+        error = float((forces - plain["forces"]).norm() / plain["forces"].norm().clamp_min(1e-9))
+        self._values_checked, self.given_up = True, not error <= TOLERANCE
+        if self.given_up:
+            log.warning("the training kernel's forces are off by %.1e: it is not used", error)
+        return plain
 
     def _by_kernel(self, graph: Graph) -> dict[str, Tensor]:
         model = self.potential.model

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from physicsml_ase.checkpoint import FORMAT, describe_potential
@@ -35,6 +35,11 @@ def quicker(
     if compile == "kernel":
         return FusedPotential(potential)
     return CompiledPotential(potential, compile) if compile and not isinstance(compile, str) else None
+
+
+def learned(optimizer: Optimizer) -> list[Tensor]:
+    """The weights that it changes."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 class Asked(NamedTuple):
@@ -87,7 +92,6 @@ class PotentialModule(pl.LightningModule):
         self._graph: Graph | None = None  # of the present step
         self._skipped = 0  # steps, one after the other
         self._norm: Tensor | None = None  # of the present gradient
-        self._weights: list[nn.Parameter] = []
         self._sums: list[Tensor] = []
         self._epoch: Tensor | None = None  # (2, T): sums and counts of the training epoch so far
         self._rng: Tensor | None = None
@@ -133,7 +137,7 @@ class PotentialModule(pl.LightningModule):
         self._norm = None
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             return  # of 16-mixed, which finds its scale by such gradients, and leaves out their steps itself
-        gradients = [p.grad for p in self._weights if p.grad is not None]
+        gradients = [p.grad for p in learned(optimizer) if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if not torch.isfinite(norm):
             self._refuse_or_skip(f"the loss's gradient became {norm.item():g} at step {self.global_step}")
@@ -154,7 +158,7 @@ class PotentialModule(pl.LightningModule):
         if self._norm is None or not gradient_clip_val or gradient_clip_algorithm not in (None, "norm"):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         else:
-            torch.nn.utils.clip_grads_with_norm_(self._weights, gradient_clip_val, self._norm)
+            torch.nn.utils.clip_grads_with_norm_(learned(optimizer), gradient_clip_val, self._norm)
 
     def _refuse_or_skip(self, what: str) -> None:
         """Raise, or say that a step is left out."""
@@ -209,7 +213,6 @@ class PotentialModule(pl.LightningModule):
     # --- averaged weights
 
     def on_fit_start(self) -> None:
-        self._weights = list(self.potential.parameters())
         if self.ema:
             self.ema.follow()
 

@@ -36,11 +36,11 @@ WORSE, LEARNED = 1.01, 0.95
 WAIT = 0.03
 """Share of the run that must have passed since the best validation."""
 FEWEST, MOST = 3, 6
-"""Members of a committee."""
+"""Members of a committee, of the length that was found to be best."""
 FEWEST_TEACHERS = 2
-"""Members that came to their end, without which nobody is taught."""
+"""One alone has no mean."""
 GOOD = 1.2
-"""Teachers are members whose validation is at most so many times the best one's."""
+"""Teachers are the members, and the training that overfitted, whose validation is at most so many times the best."""
 SHORT, SHORTEST = 0.4, 0.25
 """Steps of a member, as a share of those that led to the best validation: with its own schedule it needs fewer. More
 where there is time, the first share where there are as many members as are wanted, or else the second at least."""
@@ -86,14 +86,19 @@ class Plan(NamedTuple):
         """
         if not members:
             return Member(self.shortest, 0)
+        lengths = [m.steps for m in members]
         best = min((m for m in members if m.kind == 0), key=lambda m: m.score)
-        longer = 2 * best.steps
-        climbs = all(m.kind == 0 for m in members) and best is members[-1] and longer <= self.longest
-        if climbs:
-            return Member(longer, 0)
-        good = sum(m.steps == best.steps for m in members)
-        after = Member(best.steps, good % len(costs))
-        if good == MOST or self.spent([*members, after], costs) > self.committee:
+        longer = Member(2 * best.steps, 0)
+        climbs = lengths == sorted(set(lengths)) and best is members[-1] and best.score < math.inf
+        if (
+            climbs
+            and longer.steps <= self.longest
+            and self.spent([*members, longer], costs) <= self.committee
+        ):
+            return longer
+        alike = lengths.count(best.steps)
+        after = Member(best.steps, alike % len(costs))
+        if alike == MOST or self.spent([*members, after], costs) > self.committee:
             return None
         return after
 
@@ -123,10 +128,13 @@ class TimeLeft(NamedTuple):
         return None if self.end is None else max(self.end - time.monotonic(), 1.0) * share
 
 
-def teachers(members: Sequence[Member]) -> list[int]:
-    """Who teaches, by place."""
-    best = min((m.score for m in members), default=math.inf)
-    return [k for k, m in enumerate(members) if m.score < math.inf and m.score <= GOOD * best]
+def good(scores: Sequence[float]) -> list[int]:
+    """Places of the models that are good enough to teach, by their best validations; the best two at least."""
+    known = sorted(score for score in scores if score < math.inf)
+    if len(known) < FEWEST_TEACHERS:
+        return []
+    most = max(GOOD * known[0], known[FEWEST_TEACHERS - 1])
+    return [k for k, score in enumerate(scores) if score <= most]
 
 
 class Best(NamedTuple):
@@ -172,15 +180,15 @@ class StopWhereOverfitting(pl.Callback):
         largest = max(range(len(now)), key=lambda k: loss.weights[k] * validation[k])
         if self.plan is None and self._overfits(largest, progress) and may_stop(trainer):
             costs = [cost for _, cost in kinds_of(self.model)]
-            labelling = self._labelling(trainer, pl_module)
-            epoch = int(trainer.num_training_batches)
+            labelling = self._labelling(trainer)
+            epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
             self.plan = planned(self._best[largest].step, step, progress, labelling, costs, epoch)
         if self.plan is not None and not trainer.should_stop:
             trainer.should_stop = True
             words = "validation of %s is worse than at step %d: more steps would not help, more frames would"
             log.info(words, loss.labels[largest], self._best[largest].step)
 
-    def _labelling(self, trainer: pl.Trainer, module: PotentialModule) -> float:
+    def _labelling(self, trainer: pl.Trainer) -> float:
         """What the labels of copies will take, as a share of what is left of the run, by what validation took."""
         if self.budget.seconds is None:
             return 0.0

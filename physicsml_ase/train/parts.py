@@ -140,7 +140,6 @@ def how_to_step(config: RunConfig, potential: Potential) -> bool | str | dict[st
     elif torch.cuda.is_available() and config.trainer.accelerator != "cpu":
         reason = "the kernel is for CPUs"
     if reason is None:
-        log.info("training steps by the C++ kernel")
         return "kernel"
     if config.compile == "kernel":
         raise InputError(f"compile: 'kernel': {reason}")

@@ -29,15 +29,14 @@ from physicsml_ase.train.given import Data, as_text, refuse_changed_data, with_d
 from physicsml_ase.train.metrics import in_words
 from physicsml_ase.train.module import PotentialModule
 from physicsml_ase.train.overfitting import (
-    FEWEST_TEACHERS,
     Member,
     Plan,
     StopWhereOverfitting,
     TimeLeft,
     can_teach,
+    good,
     kinds_of,
     of_part,
-    teachers,
 )
 from physicsml_ase.train.pace import EndInTime, TellProgress
 from physicsml_ase.train.parts import (
@@ -87,6 +86,8 @@ class Start(NamedTuple):
     """Of a committee, from 1 on: weights and batches are others."""
     teachers: tuple[Path, ...] = ()
     """Models of a committee, from which a student learns too."""
+    epochs: float = 0.0
+    """Of the data alone, in the student's steps."""
     own: RunConfig | None = None
     """The run's config, where that of the training is one for a part of it: what models tell of."""
 
@@ -194,7 +195,10 @@ def _fit_and_teach(config: RunConfig, data: Data, folder: RunFolder, begin: Star
             return first
     last = None
     try:
-        same = dataclasses.replace(config, model=first.potential.config)  # with what was left to the data
+        # with what was left to the data, and where the first training was
+        place = folder.read_config()["trainer"]["accelerator"]
+        trainer = dataclasses.replace(config.trainer, accelerator=place)
+        same = dataclasses.replace(config, model=first.potential.config, trainer=trainer)
         last = first if first.interrupted else _taught(same, data, folder, record)
     except InputError as error:
         log.warning("the committee and its student were given up: %s", error)
@@ -213,40 +217,43 @@ def _fit_and_teach(config: RunConfig, data: Data, folder: RunFolder, begin: Star
 
 def _taught(config: RunConfig, data: Data, folder: RunFolder, record: Mapping[str, Any]) -> Result:
     """The student of a committee, or the part at which it was interrupted."""
+    if len(record["plan"]) != len(Plan._fields):
+        raise InputError("they were begun by an earlier version")
     plan, kinds = Plan(*record["plan"]), kinds_of(config.model)
     costs = [cost for _, cost in kinds]
-    members: list[Member] = []
-    time_left: TimeLeft | None = None
+    members = [Member(steps, kind, score) for steps, kind, score in record.get("members", [])]
+    rest = plan.total - plan.spent(members, costs)
+    time_left = TimeLeft.of(record["seconds"], rest / plan.total)
     while (member := plan.next_member(members, costs)) is not None:
-        number = len(members) + 1
-        part = committee_folder(folder.root, number)
-        if part.is_finished:  # in an earlier session
-            members.append(member._replace(score=part.read_record()["best"]["score"]))
-            continue
-        rest = plan.total - plan.spent(members, costs)
-        time_left = time_left or TimeLeft.of(record["seconds"], rest / plan.total)
-        model = kinds[member.kind][0]
+        number, model = len(members) + 1, kinds[member.kind][0]
         words = "committee: member %d, %d steps%s"
         log.info(words, number, member.steps, _unlike(config.model, model))
         share = time_left.share(plan.spent([member], costs) / rest)
-        own = of_part(dataclasses.replace(config, model=model), member.steps, share)
+        own = dataclasses.replace(config, model=model)
+        part = committee_folder(folder.root, number)
         try:
-            result = _part(own, data, part, Start(member=number, own=config))
+            result = _part(of_part(own, member.steps, share), data, part, Start(member=number, own=own))
         except InputError as error:
             log.warning("member %d was given up: %s", number, error)
-            members.append(member)
-            continue
-        if result.interrupted:
-            return result
-        members.append(member._replace(score=result.best["score"]))
-    paths = [committee_folder(folder.root, k + 1).model for k in teachers(members)]
-    if len(paths) < FEWEST_TEACHERS:
-        raise InputError(f"{len(paths)} of its {len(members)} members came to a good end")
-    log.info("student of %d of the %d members, %d steps at most", len(paths), len(members), plan.student)
-    rest = plan.total - plan.spent(members, costs)
-    time_left = time_left or TimeLeft.of(record["seconds"], rest / plan.total)
-    begin = Start(teachers=tuple(paths), own=config)
-    last = of_part(config, plan.student, time_left.share(1.0))
+        else:
+            if result.interrupted:
+                return result
+            member = member._replace(score=result.best.get("score", math.inf))
+        members.append(member)
+        folder.write_record(members=[list(m) for m in members])
+        rest = plan.total - plan.spent(members, costs)
+    known = {"the first training": (folder.model, record["best"]["score"])}
+    for number, member in enumerate(members, 1):
+        known[f"member {number}"] = (committee_folder(folder.root, number).model, member.score)
+    names = [list(known)[k] for k in good([score for _, score in known.values()])]
+    if not names:
+        raise InputError("no member came to a good end")
+    log.info("student of %s; %d steps at most", ", ".join(names), rest)
+    folder.write_record(teachers=names)
+    paths = tuple(known[name][0] for name in names)
+    epochs = rest * (record["best"]["epoch"] + 1) / record["best"]["step"]
+    begin = Start(teachers=paths, epochs=epochs, own=config, at=time.monotonic())
+    last = of_part(config, rest, time_left.share(1.0))
     return _part(last, data, student_folder(folder.root), begin)
 
 
@@ -266,7 +273,7 @@ def _part(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Res
     else:
         folder.create()
         folder.write_record(status="started")
-    return _fit(config, data, folder, begin._replace(ckpt=_last(folder), at=time.monotonic()))
+    return _fit(config, data, folder, begin._replace(ckpt=_last(folder)))
 
 
 def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Result:
@@ -278,7 +285,10 @@ def _fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
         own_seed = dataclasses.replace(config, seed=datamodule.seed)
         potential = make_potential(own_seed, datamodule, saved, begin.potential)
         config = settled(config, potential, datamodule, new=saved is None)
-        step_by = how_to_step(config, potential)
+    step_by = how_to_step(config, potential)  # which may have to compile
+    with _said_before(begin.is_part):
+        if step_by == "kernel":
+            log.info("training steps by the C++ kernel")
         if config.trainer.precision == 32 and step_by != "kernel":
             keep_constants(potential, datamodule)
         weights = sum(p.numel() for p in potential.parameters() if p.requires_grad)
@@ -361,7 +371,7 @@ def _opened(
     datamodule = open_data(config, data._asdict(), continued(config, saved) if saved else None)
     datamodule.seed = config.seed + begin.member
     if begin.teachers:
-        teach(datamodule, begin.teachers, config.seed, folder.root / "taught.pt")
+        teach(datamodule, begin.teachers, config.seed, folder.root / "taught.pt", begin.epochs)
     if is_first_process() and saved is None and not begin.is_part:
         keys = {label.name: label.key for label in datamodule.labels}
         tell(datamodule.sources, datamodule.domain.cutoff, keys)

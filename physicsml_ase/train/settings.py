@@ -82,9 +82,9 @@ class RunConfig:
     """What to do where a loss or its gradient is no number: stop, and name the frames; or leave the step out."""
     on_overfitting: Literal["distil", "go_on"] = "go_on"
     """What to do where validation gets worse while the training loss goes on falling: end there, train a committee of
-    models for a short time each, and in what is left of the run a student, from the data and from what the committee
-    says of structures near to them; or go on to the end of the run. Either way the best weights are kept. For
-    WarmupCosine and data in memory, one process; the recipe's is distil."""
+    models, of other shapes too, for a short time each, and in what is left of the run a student, from the data and
+    from what the committee says of structures near to them; or go on to the end of the run. Either way the best
+    weights are kept. For WarmupCosine and data in memory, one process; the recipe's is distil."""
     float32_matmul_precision: Literal["highest", "high", "medium"] = "highest"
     """Precision of float32 matrix products on GPUs (torch.set_float32_matmul_precision)."""
     seed: int = 0

@@ -114,6 +114,40 @@ def test_accumulated_gradients_count_as_one_step_of_the_average(tmp_path: Path) 
     assert module.ema.steps == by_hand.global_step == 3  # of five batches
 
 
+class Norms(pl.Callback):
+    """Of the gradient before and after it is clipped, and its largest component then."""
+
+    def __init__(self) -> None:
+        self.before: list[float] = []
+        self.after: list[float] = []
+        self.largest: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, _: Any) -> None:
+        self.before.append(float(gradient(pl_module).norm()))
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        self.after.append(float(gradient(pl_module).norm()))
+        self.largest.append(float(gradient(pl_module).abs().max()))
+
+
+def gradient(module: pl.LightningModule) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("kind", [None, "norm", "value"])
+def test_gradients_are_clipped(tmp_path: Path, kind: str | None) -> None:
+    module, data = parts()
+    norms = Norms()
+    how = {"gradient_clip_val": 1e-3, "gradient_clip_algorithm": kind}
+    trainer(tmp_path, callbacks=[norms], max_epochs=1, **how).fit(module, datamodule=data)
+    assert min(norms.before) > 2e-3
+    if kind == "value":
+        assert max(norms.largest) == pytest.approx(1e-3)
+        assert max(norms.after) > 2e-3
+    else:
+        assert norms.after == pytest.approx([1e-3] * len(norms.after), rel=1e-2)
+
+
 def test_the_best_is_kept() -> None:
     module, _ = parts()
     for step, (score, is_better) in enumerate(

@@ -25,11 +25,11 @@ from physicsml_ase.graph import Graph
 from physicsml_ase.recipe import merge
 from physicsml_ase.train import overfitting
 from physicsml_ase.train import run as module
-from physicsml_ase.train.copies import COPIES, as_stiff, teach
+from physicsml_ase.train.copies import COPIES, MOST_COPIES, as_stiff, copies_for, teach
 from physicsml_ase.train.folder import RunFolder
 from physicsml_ase.train.given import Data
 from physicsml_ase.train.named import NamedConfig
-from physicsml_ase.train.overfitting import FEWEST, MOST, Member, Plan, kinds_of, planned, teachers
+from physicsml_ase.train.overfitting import FEWEST, MOST, Member, Plan, good, kinds_of, planned
 from physicsml_ase.train.run import Result, resume, start
 from physicsml_ase.train.settings import RunConfig
 
@@ -160,11 +160,37 @@ def test_where_there_is_time_lengths_are_tried(best: int, tried: list[int]) -> N
 
 
 def test_who_teaches() -> None:
-    scores = [2.0, 1.0, 1.19, 1.3, math.inf]
-    assert teachers([Member(1, 0, score) for score in scores]) == [1, 2]
-    assert teachers([Member(1, 0)]) == teachers([]) == []
-    plan = Plan(10, 10, 100, 100)
-    failed = complete(plan, COSTS, lambda steps, kind: math.inf)  # and this comes to an end
+    assert good([2.0, 1.0, 1.19, 1.3, math.inf]) == [1, 2]
+    assert good([2.0, 1.0, math.inf, 1.3]) == [1, 3]  # one that is much better than all others
+    assert good([math.inf, 1.0]) == good([math.inf]) == good([]) == []
+
+
+@pytest.mark.parametrize("costs", [[1.0], COSTS])
+def test_lengths_are_tried_once_each(costs: list[float]) -> None:
+    """Whatever the noise on scores: no length is climbed to twice, and the committee keeps to its steps."""
+    plan = planned(8000, 10_000, 0.08, 0.0, costs)
+    assert plan is not None
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        members = complete(plan, costs, lambda steps, kind, rng=rng: 1 + 0.03 * rng.normal())
+        lengths = [m.steps for m in members]
+        climb = lengths[: len(set(lengths))]
+        assert climb == sorted(set(lengths))
+        assert set(lengths[len(climb) :]) <= {min(members[: len(climb)], key=lambda m: m.score).steps}
+        assert plan.spent(members, costs) <= plan.committee
+        assert len(members) < MOST + len(climb)
+
+
+def test_more_copies_where_there_is_time() -> None:
+    assert copies_for(10, 1000) == copies_for(100, 1000) == COPIES
+    assert copies_for(300, 1000) == 14
+    assert copies_for(1e9, 1000) == MOST_COPIES
+    assert copies_for(1e9, 2_000_000) == 10
+    assert copies_for(1e9, 10**9) == COPIES
+
+
+def test_a_committee_of_failures_comes_to_an_end() -> None:
+    failed = complete(Plan(10, 10, 100, 100), COSTS, lambda steps, kind: math.inf)
     assert FEWEST <= len(failed) <= MOST
 
 
@@ -281,11 +307,13 @@ def test_a_limit_in_time_holds_over_sessions(tmp_path: Path, monkeypatch: pytest
     assert len(rows) > 10
 
 
-def test_members_that_fail_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("last", [0, 1])
+def test_members_that_fail_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int) -> None:
+    """Nobody is taught by the first training alone."""
     fit: Fit = module._fit
 
     def failing(config: RunConfig, data: Data, folder: RunFolder, begin: module.Start) -> Result:
-        if begin.member > 1:
+        if begin.member > last:
             raise InputError("the loss became nan")
         return fit(config, data, folder, begin)
 
@@ -294,7 +322,8 @@ def test_members_that_fail_are_left_out(tmp_path: Path, monkeypatch: pytest.Monk
     result = run(tmp_path / "run")
     record = result.folder.read_record()
     assert record["status"] == "finished"
-    assert record["best"] == record["alone"]["best"]
+    assert (tmp_path / "run/student/model.ckpt").exists() == (last == 1)
+    assert record["best"]["score"] <= record["alone"]["best"]["score"]
     assert load_potential(result.folder.model)
 
 
