@@ -18,6 +18,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from runs_for_tests import frames, settings
 
 from physicsml_ase.checkpoint import load_potential, read_checkpoint
+from physicsml_ase.config import to_plain
 from physicsml_ase.conventions import InputError
 from physicsml_ase.data.datamodule import DataModule
 from physicsml_ase.data.store import MemoryStore
@@ -327,6 +328,39 @@ def test_members_that_fail_are_left_out(tmp_path: Path, monkeypatch: pytest.Monk
     assert load_potential(result.folder.model)
 
 
+def test_a_member_that_no_validation_took_does_not_teach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit: Fit = module._fit
+
+    def without_a_best(config: RunConfig, data: Data, folder: RunFolder, begin: module.Start) -> Result:
+        result = fit(config, data, folder, begin)
+        return result._replace(best={}) if begin.member == 1 else result
+
+    monkeypatch.setattr(module, "_fit", without_a_best)
+    monkeypatch.setattr(overfitting, "FEW_STEPS", 1)
+    record = run(tmp_path / "run").folder.read_record()
+    assert record["status"] == "finished"
+    assert record["members"][0][2] == math.inf
+    assert "member 1" not in record["teachers"]
+    assert len(record["teachers"]) >= FEWEST
+
+
+def test_a_run_of_an_earlier_version_ends_with_its_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stop = NamedConfig(name="SignalBefore", config={"batch": 5, "signum": int(signal.SIGTERM)})
+    changed("member-1", {"callbacks": [stop]}, monkeypatch)
+    first = run(tmp_path / "run")
+    assert first.interrupted
+    first.folder.write_record(plan=[4, 20, 100])
+    again = resume(tmp_path / "run", data=DATA)
+    record = again.folder.read_record()
+    assert record["status"] == "finished"
+    assert again.best == record["alone"]["best"]
+    assert "begun by an earlier version" in caplog.text
+
+
 def test_given_weights_are_trained_on(tmp_path: Path, whole: Result, monkeypatch: pytest.MonkeyPatch) -> None:
     """A committee would begin from nothing, and lose them."""
     monkeypatch.setattr(overfitting, "FEW_STEPS", 1)
@@ -334,6 +368,12 @@ def test_given_weights_are_trained_on(tmp_path: Path, whole: Result, monkeypatch
     tuned = start(config, DATA, tmp_path / "run", potential=whole.potential)
     assert "plan" not in tuned.folder.read_record()
     assert tuned.folder.read_record()["continues"]
+
+
+def test_members_tell_of_their_own_models(whole: Result) -> None:
+    for path in whole.folder.root.glob("member-*/model.ckpt"):
+        saved = read_checkpoint(path)
+        assert saved["about"]["config"]["model"] == to_plain(load_potential(path).config)
 
 
 def test_what_a_student_tells_of_is_the_run(whole: Result) -> None:
