@@ -92,8 +92,10 @@ def usable_cores() -> int:
 
 
 def cores_of_a_process() -> int:
-    """Its share of the cores where several train together, and no more than the user says by OMP_NUM_THREADS."""
+    """Its share of the cores where several train together, and no more than OMP_NUM_THREADS or Slurm say."""
     together = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE") or 1)
-    said = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    most = int(said) if said.isdecimal() and int(said) else usable_cores()
-    return max(min(most, usable_cores() // together), 1)
+    said = [
+        os.environ.get(name, "").split(",")[0].strip() for name in ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK")
+    ]
+    limits = [int(number) for number in said if number.isdecimal() and int(number)]
+    return max(min([usable_cores() // together, *limits]), 1)

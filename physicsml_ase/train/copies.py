@@ -38,6 +38,8 @@ MOST_EDGES = 20_000_000
 MOVED, STRAINED = 0.08, 0.02
 """Standard deviations of what is added to positions, at most [Å], and to the cells' strains. Positions less where
 bonds are stiff: until forces have changed by as much as they are in the data."""
+TAUGHT = "taught.pt"
+"""File that keeps the copies until their student has learned."""
 LEAST_MOVED, LITTLE, SOME = 0.01, 0.02, 20
 """At least so much, and how stiff bonds are is found by moving the atoms of so many structures by so little [Å]."""
 

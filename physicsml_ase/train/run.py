@@ -23,7 +23,7 @@ from physicsml_ase.conventions import InputError
 from physicsml_ase.data.datamodule import DataModule
 from physicsml_ase.data.sample import sample
 from physicsml_ase.potential import Potential, Trust
-from physicsml_ase.train.copies import teach
+from physicsml_ase.train.copies import TAUGHT, teach
 from physicsml_ase.train.folder import RunFolder, committee_folder, is_first_process, student_folder
 from physicsml_ase.train.given import Data, as_text, refuse_changed_data, with_data
 from physicsml_ase.train.metrics import in_words
@@ -253,8 +253,11 @@ def _taught(config: RunConfig, data: Data, folder: RunFolder, record: Mapping[st
     paths = tuple(known[name][0] for name in names)
     epochs = rest * (record["best"]["epoch"] + 1) / record["best"]["step"]
     begin = Start(teachers=paths, epochs=epochs, own=config, at=time.monotonic())
-    last = of_part(config, rest, time_left.share(1.0))
-    return _part(last, data, student_folder(folder.root), begin)
+    part = student_folder(folder.root)
+    student = _part(of_part(config, rest, time_left.share(1.0)), data, part, begin)
+    if not student.interrupted:
+        (part.root / TAUGHT).unlink(missing_ok=True)
+    return student
 
 
 def _unlike(own: ModelConfig, model: ModelConfig) -> str:
@@ -371,7 +374,7 @@ def _opened(
     datamodule = open_data(config, data._asdict(), continued(config, saved) if saved else None)
     datamodule.seed = config.seed + begin.member
     if begin.teachers:
-        teach(datamodule, begin.teachers, config.seed, folder.root / "taught.pt", begin.epochs)
+        teach(datamodule, begin.teachers, config.seed, folder.root / TAUGHT, begin.epochs)
     if is_first_process() and saved is None and not begin.is_part:
         keys = {label.name: label.key for label in datamodule.labels}
         tell(datamodule.sources, datamodule.domain.cutoff, keys)

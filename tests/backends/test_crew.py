@@ -67,7 +67,7 @@ def test_the_quicker_number_of_threads_stays(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_crew_counts_cores_when_its_work_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lightning says how many processes there are after the training's module was made."""
-    for name in ("OMP_NUM_THREADS", "LOCAL_WORLD_SIZE", "WORLD_SIZE"):
+    for name in ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK", "LOCAL_WORLD_SIZE", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(crew, "usable_cores", lambda: 8)
     shared, tried = Crew(), set()
@@ -80,7 +80,7 @@ def test_a_crew_counts_cores_when_its_work_begins(monkeypatch: pytest.MonkeyPatc
 
 def test_cores_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the machine has, shared with the other ranks, and no more than the user says."""
-    for name in ("OMP_NUM_THREADS", "LOCAL_WORLD_SIZE", "WORLD_SIZE"):
+    for name in ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK", "LOCAL_WORLD_SIZE", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(crew, "usable_cores", lambda: 8)
     assert cores_of_a_process() == 8
@@ -93,3 +93,5 @@ def test_cores_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cores_of_a_process() == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "what")
     assert cores_of_a_process() == 4
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")
+    assert cores_of_a_process() == 2

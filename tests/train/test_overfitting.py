@@ -85,6 +85,7 @@ def test_a_committee_and_its_student_follow(whole: Result) -> None:
     assert {str(potential.config) for potential in potentials} <= {str(kind) for kind in kinds}
     assert len({str(potential.config) for potential in potentials}) >= FEWEST
     assert plan.shortest <= plan.longest < plan.committee <= plan.student + 1
+    assert not (root / "student/taught.pt").exists()
     student = RunFolder(root / "student").read_record()
     assert whole.best["score"] == min(record["alone"]["best"]["score"], student["best"]["score"])
     assert whole.best == record["best"]
