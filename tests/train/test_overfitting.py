@@ -24,13 +24,13 @@ from physicsml_ase.data.datamodule import DataModule
 from physicsml_ase.data.store import MemoryStore
 from physicsml_ase.graph import Graph
 from physicsml_ase.recipe import merge
-from physicsml_ase.train import overfitting
-from physicsml_ase.train import run as module
+from physicsml_ase.train import committee, fit
+from physicsml_ase.train import plan as plan_module
 from physicsml_ase.train.copies import COPIES, MOST_COPIES, as_stiff, copies_for, teach
 from physicsml_ase.train.folder import RunFolder
 from physicsml_ase.train.given import Data
 from physicsml_ase.train.named import NamedConfig
-from physicsml_ase.train.overfitting import FEWEST, MOST, Member, Plan, good, kinds_of, planned
+from physicsml_ase.train.plan import FEWEST, MOST, Member, Plan, good, kinds_of, planned
 from physicsml_ase.train.run import Result, resume, start
 from physicsml_ase.train.settings import RunConfig
 
@@ -67,7 +67,7 @@ def run(folder: Path, *overrides: dict[str, Any]) -> Result:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Result:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(overfitting, "FEW_STEPS", 1)
+        patch.setattr(plan_module, "FEW_STEPS", 1)
         patch.setattr(logging.getLogger("physicsml_ase"), "level", logging.INFO)
         return run(tmp_path_factory.mktemp("whole") / "run")
 
@@ -256,20 +256,20 @@ def test_copies_move_as_the_data_do(spread: float, moved: float) -> None:
         assert found == pytest.approx(moved, rel=0.25)
 
 
-Fit = Callable[[RunConfig, Data, RunFolder, module.Start], Result]
+Fit = Callable[[RunConfig, Data, RunFolder, fit.Start], Result]
 
 
 def changed(part: str, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the first session of a part have another trainer."""
-    fit: Fit = module._fit
+    plain: Fit = fit.fit
 
-    def other(config: RunConfig, data: Data, folder: RunFolder, begin: module.Start) -> Result:
+    def other(config: RunConfig, data: Data, folder: RunFolder, begin: fit.Start) -> Result:
         if folder.root.name == part and not folder.last.exists():
             config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, **change))
-        return fit(config, data, folder, begin)
+        return plain(config, data, folder, begin)
 
-    monkeypatch.setattr(module, "_fit", other)
-    monkeypatch.setattr(overfitting, "FEW_STEPS", 1)
+    monkeypatch.setattr(committee, "fit", other)
+    monkeypatch.setattr(plan_module, "FEW_STEPS", 1)
 
 
 @pytest.mark.parametrize("part", ["member-2", pytest.param("student", marks=pytest.mark.slow)])
@@ -312,15 +312,15 @@ def test_a_limit_in_time_holds_over_sessions(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize("last", [0, 1])
 def test_members_that_fail_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int) -> None:
     """Nobody is taught by the first training alone."""
-    fit: Fit = module._fit
+    plain: Fit = fit.fit
 
-    def failing(config: RunConfig, data: Data, folder: RunFolder, begin: module.Start) -> Result:
+    def failing(config: RunConfig, data: Data, folder: RunFolder, begin: fit.Start) -> Result:
         if begin.member > last:
             raise InputError("the loss became nan")
-        return fit(config, data, folder, begin)
+        return plain(config, data, folder, begin)
 
-    monkeypatch.setattr(module, "_fit", failing)
-    monkeypatch.setattr(overfitting, "FEW_STEPS", 1)
+    monkeypatch.setattr(committee, "fit", failing)
+    monkeypatch.setattr(plan_module, "FEW_STEPS", 1)
     result = run(tmp_path / "run")
     record = result.folder.read_record()
     assert record["status"] == "finished"
@@ -332,14 +332,14 @@ def test_members_that_fail_are_left_out(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_member_that_no_validation_took_does_not_teach(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fit: Fit = module._fit
+    plain: Fit = fit.fit
 
-    def without_a_best(config: RunConfig, data: Data, folder: RunFolder, begin: module.Start) -> Result:
-        result = fit(config, data, folder, begin)
+    def without_a_best(config: RunConfig, data: Data, folder: RunFolder, begin: fit.Start) -> Result:
+        result = plain(config, data, folder, begin)
         return result._replace(best={}) if begin.member == 1 else result
 
-    monkeypatch.setattr(module, "_fit", without_a_best)
-    monkeypatch.setattr(overfitting, "FEW_STEPS", 1)
+    monkeypatch.setattr(committee, "fit", without_a_best)
+    monkeypatch.setattr(plan_module, "FEW_STEPS", 1)
     record = run(tmp_path / "run").folder.read_record()
     assert record["status"] == "finished"
     assert record["members"][0][2] == math.inf
@@ -364,7 +364,7 @@ def test_a_run_of_an_earlier_version_ends_with_its_model(
 
 def test_given_weights_are_trained_on(tmp_path: Path, whole: Result, monkeypatch: pytest.MonkeyPatch) -> None:
     """A committee would begin from nothing, and lose them."""
-    monkeypatch.setattr(overfitting, "FEW_STEPS", 1)
+    monkeypatch.setattr(plan_module, "FEW_STEPS", 1)
     config = settings(CONFIG, {"trainer": {"max_epochs": 60}})
     tuned = start(config, DATA, tmp_path / "run", potential=whole.potential)
     assert "plan" not in tuned.folder.read_record()

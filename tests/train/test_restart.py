@@ -17,7 +17,7 @@ from physicsml_ase.checkpoint import load_potential
 from physicsml_ase.config import load, validate
 from physicsml_ase.conventions import InputError
 from physicsml_ase.recipe import merge
-from physicsml_ase.train import run as runs
+from physicsml_ase.train import fit
 from physicsml_ase.train.run import Data, Result, resume, start
 from physicsml_ase.train.settings import RunConfig
 
@@ -28,7 +28,7 @@ PLATEAU = {"name": "ReduceLROnPlateau", "config": {"patience": 0, "threshold": 0
 
 @pytest.fixture(autouse=True)
 def _save_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(fit, "SAVE_EVERY_SECONDS", 0.0)
 
 
 def run_twice(folder: Path, config: dict[str, Any], kill_before: int, count: int = 24) -> None:
@@ -184,9 +184,9 @@ def test_other_data_are_no_continuation(tmp_path: Path) -> None:
 
 CODE = """
 import signal
-import physicsml_ase.train.run as run
+import physicsml_ase.train.fit as fit
 from physicsml_ase.cli import main
-run.SAVE_EVERY_SECONDS = 0.0
+fit.SAVE_EVERY_SECONDS = 0.0
 main()
 """
 

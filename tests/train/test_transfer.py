@@ -11,7 +11,7 @@ from runs_for_tests import KillBefore, Killed, checkpoint, differences, frames, 
 
 from physicsml_ase.checkpoint import load_potential
 from physicsml_ase.conventions import InputError
-from physicsml_ase.train import run as runs
+from physicsml_ase.train import fit, pace
 from physicsml_ase.train.run import Data, resume, start
 from physicsml_ase.train.settings import RunConfig
 
@@ -144,7 +144,7 @@ def test_stages(tmp_path: Path, trained: Path, caplog: pytest.LogCaptureFixture)
 def test_stages_are_continued_where_they_stopped(
     tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(fit, "SAVE_EVERY_SECONDS", 0.0)
     data = Data(write_frames(tmp_path / "frames.xyz"))
     config = painn(from_(trained, stages=STAGES))
     start(config, data, tmp_path / "a")
@@ -152,7 +152,7 @@ def test_stages_are_continued_where_they_stopped(
     for place in ("b", "c"):
         with monkeypatch.context() as patched:
             patched.setattr(
-                runs.TellProgress,
+                pace.TellProgress,
                 "on_train_batch_start",
                 lambda self, trainer, *rest: began(kill, trainer, *rest),
             )

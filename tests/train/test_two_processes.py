@@ -26,9 +26,9 @@ EARLY = {
 LAST = {"name": "ModelCheckpoint", "config": {"filename": "end", "enable_version_counter": False}}
 TWO = ("trainer.devices=2", "trainer.strategy=ddp")
 CODE = """
-import physicsml_ase.train.run as run
+import physicsml_ase.train.fit as fit
 from physicsml_ase.cli import main
-run.SAVE_EVERY_SECONDS = 0.0
+fit.SAVE_EVERY_SECONDS = 0.0
 main()
 """
 
