@@ -87,15 +87,12 @@ def _taught(config: RunConfig, data: Data, folder: RunFolder, record: Mapping[st
         members.append(member)
         folder.write_record(members=[list(m) for m in members])
         rest = plan.total - plan.spent(members, costs)
-    known = {"the first training": (folder.model, record["best"]["score"])}
-    for number, member in enumerate(members, 1):
-        known[f"member {number}"] = (committee_folder(folder.root, number).model, member.score)
-    names = [list(known)[k] for k in good([score for _, score in known.values()])]
-    if not names:
-        raise InputError("no member came to a good end")
-    log.info("student of %s; %d steps at most", ", ".join(names), rest)
-    folder.write_record(teachers=names)
-    paths = tuple(known[name][0] for name in names)
+    numbers = [place + 1 for place in good([m.score for m in members])]
+    if not numbers:
+        raise InputError("there are no two members that came to a good end")
+    log.info("student of members %s; %d steps at most", ", ".join(map(str, numbers)), rest)
+    folder.write_record(teachers=numbers)
+    paths = tuple(committee_folder(folder.root, number).model for number in numbers)
     epochs = rest * (record["best"]["epoch"] + 1) / record["best"]["step"]
     begin = Start(teachers=paths, epochs=epochs, own=config, at=time.monotonic())
     part = student_folder(folder.root)

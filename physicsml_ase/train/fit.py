@@ -86,7 +86,7 @@ def fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resul
     config = dataclasses.replace(config, loss=make_loss(config, potential))
     seconds = config.trainer.max_time.total_seconds() if config.trainer.max_time else None
     budget = Budget(seconds=seconds, started_at=begin.at)
-    module = _module(config, begin.own or config, potential, step_by, budget)
+    module = _module(config, begin, potential, step_by, budget)
     summary = datamodule.summary
     if is_first_process():
         summary = _record_begin(folder, config, data, summary, potential)
@@ -140,14 +140,14 @@ def fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resul
 
 def _module(
     config: RunConfig,
-    own: RunConfig,
+    begin: Start,
     potential: Potential,
     step_by: bool | str | dict[str, Any],
     budget: Budget,
 ) -> PotentialModule:
-    """What Lightning trains; its checkpoints tell of `own`, the run's config."""
+    """What Lightning trains; its checkpoints tell of the run's own config."""
     # without the data: whoever trains the model further brings others
-    told = to_plain(with_data(dataclasses.replace(own, loss=config.loss), Data()))
+    told = to_plain(with_data(dataclasses.replace(begin.own or config, loss=config.loss), Data()))
     return PotentialModule(
         potential,
         config.loss or {},
@@ -158,6 +158,8 @@ def _module(
         config=told,
         compile=step_by,
         on_bad_loss=config.on_bad_loss,
+        # what is noise in a member goes from the mean; at a high rate validation finds good forces and poor energies
+        keep="last" if begin.member else "best",
     )
 
 

@@ -1,6 +1,7 @@
 """The LightningModule: a potential, its loss, its averaged weights, and what is kept of the best of them."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -66,8 +67,11 @@ class PotentialModule(pl.LightningModule):
         config: Mapping[str, Any] | None = None,
         compile: bool | str | Mapping[str, Any] = False,
         on_bad_loss: Literal["stop", "skip"] = "stop",
+        keep: Literal["best", "last"] = "best",
     ) -> None:
         """`config` is plain data that goes into training checkpoints; `budget` ends the schedule on time.
+
+        `keep` says which weights are kept for the end: the best, by validation, or the last ones.
 
         `compile` is "kernel" for steps by the C++ kernel, or whether and how torch.compile takes them.
         """
@@ -81,7 +85,8 @@ class PotentialModule(pl.LightningModule):
         self.ema = Ema(potential, ema.decay) if ema and ema.decay > 0 else None
         self.config = dict(config or {})
         self.best: dict[str, Any] = {}
-        """{"score", "epoch", "step", "errors", "weights"} of the best validation so far."""
+        """{"score", "epoch", "step", "errors", "weights"} of the best validation so far, or of the last one."""
+        self.keep = keep
         self.asked = Asked()
         self.seen_labels = False
         """Whether the last evaluation had any label of the loss."""
@@ -282,9 +287,10 @@ class PotentialModule(pl.LightningModule):
         return torch.zeros(2, len(self.loss.terms), dtype=torch.float64, device=self.device)
 
     def keep_if_best(self, values: Mapping[str, float]) -> bool:
-        """Keep the averaged weights if their validation loss is the lowest so far."""
+        """Keep the averaged weights if their validation loss is the lowest so far, or if the last ones are kept."""
         score = values["val/total/loss"]
-        if not score < self.best.get("score", float("inf")):  # nor is NaN better
+        most = math.inf if self.keep == "last" else self.best.get("score", math.inf)
+        if not score < most:  # nor is NaN better
             return False
         errors = {k.removeprefix("val/"): v for k, v in values.items() if not k.endswith("loss")}
         self.best = {

@@ -57,12 +57,12 @@ class TellProgress(pl.Callback):
         self._told_at = now
         errors = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
         rmses = in_words({k.removeprefix("val/"): v for k, v in errors.items()})
-        best = "  best so far" if pl_module.best.get("step") == trainer.global_step else ""
+        is_best = pl_module.keep == "best" and pl_module.best.get("step") == trainer.global_step
         log.info(
             "%5.0f s  epoch %d  step %d  validation RMSE: %s%s",
             self.budget.elapsed,
             trainer.current_epoch,
             trainer.global_step,
             rmses or "no labels",
-            best,
+            "  best so far" if is_best else "",
         )

@@ -17,7 +17,7 @@ FEWEST, MOST = 3, 6
 FEWEST_TEACHERS = 2
 """One alone has no mean."""
 GOOD = 1.2
-"""Teachers are the members, and the training that overfitted, whose validation is at most so many times the best."""
+"""Teachers are members whose validation is at most so many times the best one's."""
 SHORT, SHORTEST = 0.4, 0.25
 """Steps of a member, as a share of those that led to the best validation: with its own schedule it needs fewer. More
 where there is time, the first share where there are as many members as are wanted, or else the second at least."""
@@ -40,7 +40,7 @@ class Member(NamedTuple):
     kind: int
     """Which of the models that are related to the run's own."""
     score: float = math.inf
-    """Its best validation; inf where it came to no end."""
+    """Its last validation; inf where it came to no end."""
 
 
 class Plan(NamedTuple):
@@ -104,7 +104,7 @@ class TimeLeft(NamedTuple):
 
 
 def good(scores: Sequence[float]) -> list[int]:
-    """Places of the models that are good enough to teach, by their best validations; the best two at least."""
+    """Places of the models that are good enough to teach, by their validations; the best two at least."""
     known = sorted(score for score in scores if score < math.inf)
     if len(known) < FEWEST_TEACHERS:
         return []

@@ -163,6 +163,14 @@ def test_the_best_is_kept() -> None:
     assert all(torch.equal(module.best["weights"][k], v) for k, v in first.items())
 
 
+def test_the_last_is_kept_where_that_is_asked() -> None:
+    module, _ = parts()
+    module.keep = "last"
+    for score, is_kept in ((2.0, True), (3.0, True), (float("nan"), False)):
+        assert module.keep_if_best({"val/total/loss": score}) is is_kept
+    assert module.best["score"] == 3.0
+
+
 # --- by hand
 
 
