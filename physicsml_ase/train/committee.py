@@ -90,13 +90,16 @@ def _taught(config: RunConfig, data: Data, folder: RunFolder, record: Mapping[st
     numbers = [place + 1 for place in good([m.score for m in members])]
     if not numbers:
         raise InputError("there are no two members that came to a good end")
-    log.info("student of members %s; %d steps at most", ", ".join(map(str, numbers)), rest)
+    log.info("student of members %s; about %d steps", ", ".join(map(str, numbers)), rest)
     folder.write_record(teachers=numbers)
     paths = tuple(committee_folder(folder.root, number).model for number in numbers)
     epochs = rest * (record["best"]["epoch"] + 1) / record["best"]["step"]
     begin = Start(teachers=paths, epochs=epochs, own=config, at=time.monotonic())
     part = student_folder(folder.root)
-    student = _part(of_part(config, rest, time_left.share(1.0)), data, part, begin)
+    seconds = time_left.share(1.0)
+    given = config.trainer
+    only_time = seconds is not None and given.max_steps < 1 and (given.max_epochs or -1) < 1
+    student = _part(of_part(config, -1 if only_time else rest, seconds), data, part, begin)
     if not student.interrupted:
         (part.root / TAUGHT).unlink(missing_ok=True)
     return student

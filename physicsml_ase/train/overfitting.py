@@ -143,7 +143,10 @@ def can_teach(config: RunConfig, potential: Potential, datamodule: DataModule, p
 
 
 def of_part(config: RunConfig, steps: int, seconds: float | None) -> RunConfig:
-    """The config of a member of the committee, or of the student; the run's callbacks and loggers are not theirs."""
+    """The config of a member of the committee, or of the student; the run's callbacks and loggers are not theirs.
+
+    -1 steps: as many as there is time for.
+    """
     trainer = replace(
         config.trainer,
         max_time=None if seconds is None else timedelta(seconds=seconds),

@@ -25,8 +25,9 @@ CLIMB, CLIMB_SHARE = 8, 0.25
 """Where members of an eighth, a quarter and a half of those steps would together take at most this share of the
 committee's, they are tried in turn for as long as that is better: what was best at a high rate says little of how
 long a schedule should be."""
-FEW_STEPS, FEW_EPOCHS = 100, 10
-"""Trainings of fewer steps or epochs than this teach nobody."""
+FEW_STEPS, FEW_EPOCHS, ENOUGH_EPOCHS = 100, 10, 20
+"""Trainings of fewer steps or epochs than the first two teach nobody; more members than are wanted at least must not
+have fewer epochs than the last."""
 MEMBERS_SHARE = 0.5
 """Of what is left, what the committee may take."""
 MOST_LABELLING = 0.3
@@ -53,6 +54,7 @@ class Plan(NamedTuple):
     committee: int
     """Of all members together."""
     student: int
+    """Of the student at least; without a limit in time, all that the members left."""
 
     def next_member(self, members: Sequence[Member], costs: Sequence[float]) -> Member | None:
         """Who follows these members; None once the committee is complete.
@@ -130,10 +132,11 @@ def planned(
     left = step / progress * (1 - progress) * (1 - labelling)
     theirs = MEMBERS_SHARE * left
     few = max(FEW_STEPS, FEW_EPOCHS * epoch)
-    shortest, longest = max(best // CLIMB, few), max(best, few)
+    shortest, longest = max(best // CLIMB, few), max(best, ENOUGH_EPOCHS * epoch, few)
     if shortest * (CLIMB - 1) > CLIMB_SHARE * theirs:
+        enough = max(SHORT * best, ENOUGH_EPOCHS * epoch, few)
         together = [sum(islice(cycle(costs), members)) for members in range(FEWEST, MOST + 1)]
-        fitting = [cost for cost in together if max(SHORT * best, few) * cost <= theirs]
+        fitting = [cost for cost in together if enough * cost <= theirs]
         longest = shortest = min(int(theirs / max(fitting, default=together[0])), longest)
         if shortest < max(SHORTEST * best, few):
             return None
