@@ -105,6 +105,7 @@ def _status(interrupted: int) -> str:
 def tell_the_end(
     folder: RunFolder, best: Mapping[str, Any], test_errors: dict[str, float], interrupted: bool
 ) -> None:
+    """Say how a run ended: its best validation, its test, where its model is, and how to go on if it was stopped."""
     if best:
         log.info("best validation RMSE, epoch %d: %s", best["epoch"], in_words(best["errors"]))
     if test_errors:
