@@ -68,8 +68,13 @@ def run(folder: Path, *overrides: dict[str, Any]) -> Result:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Result:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan_module, "FEW_STEPS", 1)
-        patch.setattr(logging.getLogger("physicsml_ase"), "level", logging.INFO)
-        return run(tmp_path_factory.mktemp("whole") / "run")
+        log = logging.getLogger("physicsml_ase")
+        before = log.level
+        log.setLevel(logging.INFO)  # which forgets what was not told before
+        try:
+            return run(tmp_path_factory.mktemp("whole") / "run")
+        finally:
+            log.setLevel(before)
 
 
 def test_a_committee_and_its_student_follow(whole: Result) -> None:
