@@ -5,6 +5,8 @@ are Gaunt products (Luo et al., arXiv:2401.10216), taken pointwise on a quadratu
 carry them to neighbours as in MACE (arXiv:2206.07697). No Clebsch-Gordan coefficients and no radial network: the
 radial functions enter linearly, so that harmonics and radial functions are constants of a structure. The energy's
 gradient is written out beside the energy: no automatic differentiation for forces, and none twice in training.
+Weights of short radial waves and of high degrees are drawn small and trained by small steps: a prior of smoothness,
+as fits of ACE have it (Witt et al., arXiv:2309.03161).
 
     D_i,lm,q = n^(-1/2) sum_j Y_lm(r_ij) B_q(d_ij, z_j)                          density
     A_i,lm,c = a_zi,l,c (sum_q W_l,q,c D_i,lm,q d_zi,l,q + sum_c' V_l,c,c' S_i,lm,c')    mixed, S = 0 in layer 1
@@ -22,7 +24,7 @@ from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from physicsml_ase.config import config, register_model
@@ -68,6 +70,10 @@ class GauntACEConfig:
     """Distance [Å] below which the radial functions are stretched, so that they resolve the repulsive wall."""
     hidden: PositiveInt = 32
     """Hidden units of each layer's readout."""
+    smoothness: NonNegativeFloat = 1.0
+    """How smooth energies are taken to be before they are known: weights of radial functions fall with this power of
+    their number of waves, and up to max_ell = 3 those of degree l with that of l + 1. They are drawn in these
+    proportions, and MuonAdam trains them in the same ones. 0: all alike. It changes no figures of a trained model."""
     element_channels: PositiveInt | None = None
     """Learned channels of the neighbours' elements. none: one channel for each of up to 6 elements, else 8."""
 
@@ -186,14 +192,37 @@ class GauntACE(nn.Module):
             Layer(config, density, domain, self.geometry, first=k == 0, last=k == last)
             for k in range(config.layers)
         )
+        self.num_node_scalars = self.in_order()[-1].readout.width
+        self.num_node_vectors, self.smoothness = config.channels, config.smoothness
+        for weight, size in self.expected_sizes():
+            weight.data.mul_(size)
         # nothing is left to learn of what all atoms have in common
         self.in_order()[0].readout.energy_bias.data.add_(domain.energy_shift / domain.energy_scale)
         self.core: Callable[..., Any] | None = None
         """What computes in place of `on_slots` for the moment: the same, compiled."""
         self.fused: Callable[[Graph, Tensor], tuple[Tensor, Tensor]] | None = None
         """What computes energies and gradient for the moment, of a potential without other heads."""
-        self.num_node_scalars = self.in_order()[-1].readout.width
-        self.num_node_vectors = config.channels
+
+    def expected_sizes(self) -> list[tuple[nn.Parameter, Tensor]]:
+        """Weights of smooth functions first: which are smaller than others, and sizes that can be broadcast to them.
+
+        Weights are drawn in these proportions, and MuonAdam's steps are in the same ones.
+        """
+        power, channels, lmax = self.smoothness, self.num_node_vectors, self.geometry.sphere.lmax
+        waves = torch.arange(1.0, 1 + self.geometry.num_radial) ** -power
+        waves = waves / waves.square().mean().sqrt()
+        # more than LMAX are there because they matter, as at a metal's sites, which have nothing but 4, 6, ...
+        of_degrees = torch.arange(1.0, 2 + lmax) ** (-power if lmax <= LMAX else 0.0)
+        sizes = []
+        for layer in self.in_order():
+            density = layer.mix_density.weight
+            of_density = waves.repeat(density.shape[1] // len(waves))
+            sizes.append((density, of_degrees[:, None, None] * of_density[:, None]))
+            if layer.message is not None and layer.mix_message is not None:
+                sizes.append((layer.mix_message.weight, of_degrees[:, None, None]))
+                told = of_degrees[layer.message.degrees].repeat_interleave(channels)
+                sizes.append((layer.message.radial, waves[:, None] * told))
+        return sizes
 
     def in_order(self) -> list[Layer]:
         """The layers, first to last."""

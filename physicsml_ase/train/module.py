@@ -22,6 +22,7 @@ from physicsml_ase.train.ema import Ema, EmaConfig
 from physicsml_ase.train.fused import FusedPotential
 from physicsml_ase.train.losses import Loss, LossTerm
 from physicsml_ase.train.metrics import Errors
+from physicsml_ase.train.muon import MuonAdam
 from physicsml_ase.train.optim import OptimizerConfig, SchedulerConfig, build_optimizer, build_scheduler
 from physicsml_ase.train.schedule import Budget
 from physicsml_ase.train.trouble import MOST_SKIPPED, Frames, no_step, not_a_number
@@ -108,6 +109,9 @@ class PotentialModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimizer, and its schedule where there is one, as Lightning wants them."""
         optimizer = build_optimizer(self.optimizer, self.potential.named_parameters())
+        expected = getattr(self.potential.model, "expected_sizes", None)
+        if isinstance(optimizer, MuonAdam) and expected is not None:
+            optimizer.expect(expected())
         if self.trainer.world_size > 1:
             self.budget.agree = self.trainer.strategy.broadcast
         if self.scheduler is None:

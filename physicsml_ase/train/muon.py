@@ -5,6 +5,9 @@ orthogonal matrix, found by five Newton-Schulz steps, so that all directions are
 matrices, such as one for each degree of harmonics, are orthogonalised together, and the step is scaled to the size of
 Adam's (Liu et al., arXiv:2502.16982). What is not a matrix, or a table by element (`is_matrix`), takes Adam's steps
 (arXiv:1412.6980) at `adam_ratio` times the learning rate.
+
+Where some rows of a matrix are expected to be smaller than others (`MuonAdam.expect`), steps are those of the matrix
+with these sizes taken out, and then have them too.
 """
 
 from collections.abc import Iterable, Iterator
@@ -67,8 +70,16 @@ class MuonAdam(Optimizer):
                 (self._muon if group["orthogonal"] else self._adam)(params, group)
         return loss
 
+    def expect(self, sizes: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Train matrices as if they were divided by these sizes, which may be broadcast: in steps like them."""
+        matrices = {p for group in self.param_groups if group["orthogonal"] for p in group["params"]}
+        for p, size in sizes:
+            if p in matrices:
+                self.state[p]["size"] = size.to(p).expand_as(p).contiguous()
+
     def _muon(self, params: list[Tensor], group: dict[str, Any]) -> None:
-        grads = [p.grad for p in params if p.grad is not None]
+        expected = [self.state[p].get("size") for p in params]
+        grads = [p.grad if e is None else p.grad * e for p, e in zip(params, expected) if p.grad is not None]
         averages = [self._state(p, "momentum") for p in params]
         torch._foreach_lerp_(averages, grads, 1 - group["momentum"])
         looking_ahead = torch._foreach_lerp(grads, averages, group["momentum"])
@@ -76,10 +87,15 @@ class MuonAdam(Optimizer):
             torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
         for shape, places in by_shape(params):
             stack = torch.cat([wide(looking_ahead[k]).reshape(-1, *shape) for k in places])
-            sizes = [params[k].numel() // (shape[0] * shape[1]) for k in places]
-            for k, step in zip(places, orthogonalised(stack).split(sizes)):
-                step = step.mT if tall(params[k]) else step
-                params[k].add_(step.reshape(params[k].shape), alpha=-0.2 * shape[1] ** 0.5 * group["lr"])
+            counts = [params[k].numel() // (shape[0] * shape[1]) for k in places]
+            rate = -0.2 * shape[1] ** 0.5 * group["lr"]
+            for k, step in zip(places, orthogonalised(stack).split(counts)):
+                p, size = params[k], expected[k]
+                step = (step.mT if tall(p) else step).reshape(p.shape)
+                if size is None:
+                    p.add_(step, alpha=rate)
+                else:
+                    p.addcmul_(step, size, value=rate)
 
     def _adam(self, params: list[Tensor], group: dict[str, Any]) -> None:
         grads = [p.grad for p in params if p.grad is not None]

@@ -169,3 +169,31 @@ def test_relatives_are_other_models(options: dict[str, object], count: int) -> N
     assert len({str(config) for config in (*relatives, config)}) == count + 1
     sizes = {sum(p.numel() for p in make(**to_plain(relative)).parameters()) for relative in relatives}
     assert sum(p.numel() for p in own.parameters()) not in sizes
+
+
+def test_smooth_functions_are_expected_and_change_no_figures() -> None:
+    """Weights are drawn in the proportions that are told, and figures follow from weights alone."""
+    options: dict[str, object] = {"message_ell": 2, "layers": 2, "max_ell": 3}
+    rough, smooth = (make(smoothness=power, **options) for power in (0.0, 1.0))
+    smooth.load_state_dict(rough.state_dict())
+    for a, b in zip(run(rough, batch())[0], run(smooth, batch())[0]):
+        assert (a is None and b is None) or torch.equal(a, b)
+    config, domain = (GauntACEConfig(channels=64, **options), Domain(cutoff=CUTOFF, elements=(1, 8)))  # type: ignore[arg-type]
+    model = GauntACE(config, domain)
+    weight = model.in_order()[1].mix_density.weight.detach()  # (degree, two elements' waves, C)
+    drawn = weight.square().mean(2).sqrt().unflatten(1, (2, 8)).mean(1)
+    expected = torch.outer(1 / torch.arange(1.0, 5), 1 / torch.arange(1.0, 9))
+    torch.testing.assert_close(drawn / drawn[0, 0], expected, rtol=0.35, atol=0.0)
+    named = {id(p): name for name, p in model.named_parameters()}
+    assert [named[id(p)].split(".", 2)[-1] for p, _ in model.expected_sizes()] == [
+        "mix_density.weight",
+        "mix_density.weight",
+        "mix_message.weight",
+        "message.radial",
+    ]
+    for p, size in model.expected_sizes():
+        assert size.expand_as(p).shape == p.shape
+        assert size.min() > 0
+    of_degrees = [make(max_ell=lmax).expected_sizes()[2][1].flatten() for lmax in (3, 4)]
+    assert of_degrees[0].tolist() == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4])
+    assert of_degrees[1].tolist() == [1] * 5  # which are there because they matter

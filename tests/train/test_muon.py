@@ -94,3 +94,51 @@ def test_a_restart_changes_nothing() -> None:
     steps(twin, second, 3)
     for name in weights:
         assert torch.equal(weights[name], twin[name])
+
+
+SIZES = {
+    "wide": torch.tensor([1.0, 0.5, 0.1, 2.0])[:, None],
+    "stack": torch.tensor([1.0, 0.5, 0.2])[:, None, None],
+}
+
+
+def test_expected_sizes_are_those_of_a_weight_divided_by_them() -> None:
+    weights, _ = problem()
+    divided = nn.ParameterDict({k: p.detach() / SIZES.get(k, 1) for k, p in weights.items()})
+    optimizer = optimizer_of(weights, lr=0.02, weight_decay=0.1)
+    optimizer.expect((weights[name], size) for name, size in SIZES.items())
+    other = optimizer_of(divided, lr=0.02, weight_decay=0.1)
+    for _ in range(5):
+        optimizer.zero_grad()
+        other.zero_grad()
+        loss(weights).backward()
+        loss({k: p * SIZES.get(k, 1) for k, p in divided.items()}).backward()  # type: ignore[arg-type]
+        optimizer.step()
+        other.step()
+    for name, p in weights.items():
+        torch.testing.assert_close(p, divided[name] * SIZES.get(name, 1))
+
+
+def test_a_restart_keeps_expected_sizes() -> None:
+    weights, _ = problem()
+    twin = copy.deepcopy(weights)
+    straight, first = optimizer_of(weights), optimizer_of(twin)
+    for these, optimizer in ((weights, straight), (twin, first)):
+        optimizer.expect((these[name], size) for name, size in SIZES.items())
+    steps(weights, straight, 6)
+    steps(twin, first, 3)
+    second = optimizer_of(twin)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    steps(twin, second, 3)
+    for name in weights:
+        assert torch.equal(weights[name], twin[name])
+
+
+def test_nothing_is_expected_of_frozen_weights_and_of_those_that_are_no_matrices() -> None:
+    weights, _ = problem()
+    weights["wide"].requires_grad_(False)
+    optimizer = optimizer_of(weights)
+    optimizer.expect((p, torch.tensor(0.5)) for p in weights.values())
+    steps(weights, optimizer, 1)
+    assert [id(p) for p, state in optimizer.state.items() if "size" in state] == [id(weights["stack"])]
+    assert len(optimizer.state_dict()["state"]) == 3  # all but the frozen one
