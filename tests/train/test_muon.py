@@ -142,3 +142,17 @@ def test_nothing_is_expected_of_frozen_weights_and_of_those_that_are_no_matrices
     steps(weights, optimizer, 1)
     assert [id(p) for p, state in optimizer.state.items() if "size" in state] == [id(weights["stack"])]
     assert len(optimizer.state_dict()["state"]) == 3  # all but the frozen one
+
+
+def test_what_began_without_expected_sizes_goes_on_without() -> None:
+    weights, _ = problem()
+    twin = copy.deepcopy(weights)
+    first = optimizer_of(weights)
+    steps(weights, first, 3)
+    steps(twin, second := optimizer_of(twin), 3)
+    second.expect((twin[name], size) for name, size in SIZES.items())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    steps(weights, first, 3)
+    steps(twin, second, 3)
+    for name in weights:
+        assert torch.equal(weights[name], twin[name])
