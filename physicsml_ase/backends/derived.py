@@ -56,6 +56,7 @@ def derived_step(potential: Potential, close: Close) -> Callable[..., tuple[Tens
     def step(
         positions: Tensor, shift: Tensor, neighbor: Tensor, reverse: Tensor, numbers: Tensor, *rest: Tensor
     ) -> tuple[Tensor, ...]:
+        """Outputs of one step, of neighbours in slots."""
         tiles = None
         if tiled is not None and tiled.num > 1:
             *rest, elements, places, back = rest  # type: ignore[assignment]

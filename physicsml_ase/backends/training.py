@@ -169,6 +169,8 @@ class TrainingKernel:
 
 
 class _Function(torch.autograd.Function):
+    """The kernel's energies (N,) and gradient (E, 3), of r_ij (E, 3) and the weights, and the weights' gradient."""
+
     @staticmethod
     def forward(  # type: ignore[no-untyped-def, override]
         ctx, kernel: TrainingKernel, plans: list[Plan], r_ij: Tensor, *parameters: Tensor

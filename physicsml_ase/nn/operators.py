@@ -26,6 +26,7 @@ def operator(schema: str, fake: Function) -> Callable[[Function], Function]:
     name, arguments = schema.split("(", 1)
 
     def register(function: Function) -> Function:
+        """The operator that computes by this function."""
         torch.library.define(f"physicsml_ase::{name}", f"({arguments}")
         torch.library.impl(f"physicsml_ase::{name}", "CompositeExplicitAutograd", function)
         torch.library.register_fake(f"physicsml_ase::{name}", fake)

@@ -30,6 +30,7 @@ def meter(what: str, first: int, last: int, num_atoms: int) -> Iterator[Callable
         task = bar.add_task(what, total=last, completed=first, rate="", state="")
 
         def update(step: int, state: str) -> None:
+            """Show the step, and what is said of it."""
             nonlocal shown
             now = time.perf_counter()
             if now - shown < INTERVAL and step < last:

@@ -131,6 +131,8 @@ class CompiledPotential:
         inputs = list(graph.inputs)
 
         class Predict(nn.Module):
+            """What is traced, as a module whose weights can be given."""
+
             def __init__(self) -> None:
                 super().__init__()
                 self.potential = potential
@@ -147,6 +149,7 @@ class CompiledPotential:
         def function(
             weights: list[Tensor], tensors: list[Tensor], r_ij: Tensor, rows: list[Tensor]
         ) -> list[Tensor]:
+            """All outputs, of weights and of a batch that are given as tensors."""
             batch = _graph(tensors, inputs)
             r_ij = r_ij.detach().requires_grad_()
             given = {f"potential.{name}": weight for name, weight in zip(names, weights)}

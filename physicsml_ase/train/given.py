@@ -35,6 +35,7 @@ def as_text(data: Data) -> dict[str, Any] | None:
     """The data by absolute paths, or None where they are objects in memory."""
 
     def text(spec: Any) -> Any:
+        """One source of data, or several; TypeError for what has no path."""
         if spec is None:
             return None
         if isinstance(spec, str | Path):

@@ -87,6 +87,7 @@ class _Run:
             return
 
         def check() -> Found:
+            """The largest deviation, as a part of the largest value."""
             deviations = []
             for graph, frame in zip(stored_frames(contents), contents["frames"]):
                 (now,), (then,) = self.own.of_graph(graph), self.own.parts(graph, frame["results"])

@@ -69,6 +69,7 @@ def c_parser() -> CParser | None:
     open_memory.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p]
 
     def parse(block: bytes, properties: str) -> ArrayDict:
+        """Columns of a frame by name, from its text and what its comment says of them."""
         stream = open_memory(block, len(block), b"r")
         try:
             comment = f"Properties={properties}"
