@@ -26,7 +26,7 @@ if keep == "some":
     keep_freed_memory()
 heap = Heap() if keep == "all" else None
 lost = []
-for _ in range(10):
+for _ in range(20):  # what is kept is found by doubling, two steps each, once the heap begins to lose
     x = [torch.ones(3_000_000) for _ in range(blocks)]  # 12 MB each
     held = mallinfo()
     del x
