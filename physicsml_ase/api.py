@@ -79,6 +79,7 @@ class PhysicsMLModel:
         root = free_folder(Path(config.trainer.default_root_dir or "training"))
         result = start(config, data, root, potential=self._potential, ckpt_path=ckpt_path)
         self._potential, self.folder = result.potential, result.folder.root
+        self._config = _of_trained(self._config)
         if result.folder.model.exists():  # only the first of several processes writes it
             self._remember(read_checkpoint(result.folder.model))
         if result.interrupted:
@@ -138,13 +139,18 @@ def load_model(
     """
     if isinstance(config, str | Path) and Path(config).suffix == ".ckpt":
         contents = read_checkpoint(config)
-        given = contents["about"].get("config") or {"model": contents["model"]}
+        given = _of_trained(contents["about"].get("config") or {"model": contents["model"]})
         model = PhysicsMLModel(load(given, overrides), load_potential(config))
         model._remember(contents)
     else:
         model = PhysicsMLModel(load(config, overrides))
     _ = model.config  # every error now, not at training
     return model
+
+
+def _of_trained(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config without the weights that its training began with: the next one begins with its own."""
+    return {key: value for key, value in config.items() if key != "transfer_learning"}
 
 
 def _validated(config: Mapping[str, Any]) -> "RunConfig":

@@ -1,5 +1,6 @@
 """Shared libraries compiled on the machine where they run, once, and kept in the user's cache folder."""
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -7,6 +8,7 @@ import logging
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
 from pathlib import Path
@@ -33,40 +35,83 @@ def compiler() -> str | None:
 
 @functools.cache
 def build(source: str, macros: tuple[tuple[str, int], ...] = ()) -> ctypes.CDLL:
-    """The library of a source file of this folder, compiled with these macros where that has not been done."""
-    command = compiler()
-    if command is None:
-        raise BuildError("there is no C++ compiler: install g++ or clang++, or set CXX")
+    """The library of a source file of this folder, compiled with these macros where that has not been done.
+
+    One that is there already needs no compiler; one that can not be loaded is compiled anew.
+    """
     code = Path(__file__).with_name(source)
     defines = [f"-D{name}={value}" for name, value in macros]
     texts = [file.read_text(encoding="utf-8") for file in (code, *sorted(code.parent.glob("*.h")))]
-    told = (*texts, *defines, *ALWAYS, command, _version(command), _machine())
-    key = hashlib.sha256("\0".join(told).encode()).hexdigest()
-    kept = cache_folder() / f"{code.stem}-{key[:20]}.so"
-    if not kept.exists():
-        _compile(command, code, defines, kept)
+    told = (*texts, *defines, *ALWAYS, os.environ.get("CXX", ""), _machine())
+    name = f"{code.stem}-{hashlib.sha256(chr(0).join(told).encode()).hexdigest()[:20]}.so"
+    for folder in cache_folders():
+        if (folder / name).exists():
+            try:
+                return ctypes.CDLL(str(folder / name))
+            except OSError as error:
+                log.warning("%s can not be loaded (%s): it is compiled anew", folder / name, error)
+                with contextlib.suppress(OSError):
+                    (folder / name).unlink()
+    command = compiler()
+    if command is None:
+        raise BuildError("there is no C++ compiler: install g++ or clang++, or set CXX")
+    kept = _folder_to_write() / name
+    _compile(command, code, defines, kept)
     try:
         return ctypes.CDLL(str(kept))
     except OSError as error:
         raise BuildError(f"{kept} can not be loaded ({error})") from None
 
 
-def cache_folder() -> Path:
-    """Where libraries are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "physicsml_ase"
+def cache_folders() -> list[Path]:
+    """Where libraries are kept: in the user's cache or, where that can not be written, among the temporary files."""
+    folders = []
+    with contextlib.suppress(RuntimeError):  # a user without a home
+        folders.append(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"))
+    own = Path(tempfile.gettempdir()) / f"physicsml_ase-{os.getuid()}"
+    if not own.exists() or _is_only_mine(own):
+        folders.append(own)
+    return [folder / "physicsml_ase" for folder in folders]
+
+
+def _folder_to_write() -> Path:
+    """The first of the cache's folders that can be written."""
+    why = "no place for temporary files"
+    for folder in cache_folders():
+        try:
+            folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.mkdir(exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
+        except OSError as error:
+            why = str(error)
+    raise BuildError(f"there is no folder to keep compiled code in ({why}): set XDG_CACHE_HOME to one")
+
+
+def _is_only_mine(folder: Path) -> bool:
+    """Whether nobody else may put a library there."""
+    about = folder.lstat()
+    return stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid() and not about.st_mode & 0o022
+
+
+@functools.cache
+def tell_once(reason: str) -> None:
+    """Say that there is no kernel, and why."""
+    log.warning("no C++ kernel, and plain PyTorch takes several times as long: %s", reason)
 
 
 def _compile(command: str, code: Path, defines: list[str], to: Path) -> None:
     """Compile beside the library's place and rename: whoever else looks finds all of it or nothing."""
     log.info("compiling the C++ kernel %s for this machine, once", code.stem)
     try:
-        to.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=to.parent, prefix="build-") as folder:
             made, said = Path(folder) / to.name, ""
             for flags in WANTED:
                 line = [command, *ALWAYS, *flags, *defines, str(code), "-o", str(made)]
                 done = subprocess.run(line, capture_output=True, text=True, timeout=SECONDS, check=False)
                 if done.returncode == 0:
+                    with made.open("rb") as file:
+                        os.fsync(file.fileno())
                     os.replace(made, to)
                     return
                 said = next((x for x in done.stderr.splitlines() if "error" in x), done.stderr.strip()[:200])
@@ -75,14 +120,6 @@ def _compile(command: str, code: Path, defines: list[str], to: Path) -> None:
     except OSError as error:
         raise BuildError(f"{code.name} can not be compiled ({error})") from None
     raise BuildError(f"{command} can not compile {code.name} ({said})")
-
-
-@functools.cache
-def _version(command: str) -> str:
-    done = subprocess.run(
-        [command, "--version"], capture_output=True, text=True, timeout=SECONDS, check=False
-    )
-    return done.stdout
 
 
 @functools.cache

@@ -81,8 +81,6 @@ class Step(nn.Module):
         model, num = self.model, self.model.index.num
         of_slots = index.index_select(0, neighbor.flatten())  # (N J,)
         if model.neighbor_channels is not None:
-            if model.neighbor_channels.shape[1] == 1:
-                return None
             channels = model.neighbor_channels.index_select(0, of_slots)
         elif num == 1:
             return None

@@ -11,6 +11,9 @@ from physicsml_ase.backends.build import build
 from physicsml_ase.backends.weights import MOST_THREADS, POINTER, Floats, address
 from physicsml_ase.neighbors import Neighbors
 
+FEW_SHIFTS = 1000
+"""Of so many shifts at most all are listed, which is quicker than to find those that occur."""
+
 
 class Edges(NamedTuple):
     """Edges within the cut-off, sorted by centre."""
@@ -43,13 +46,7 @@ class SkinList:
         self.elements = np.ascontiguousarray(elements, np.int32)
         self._start = np.searchsorted(i, np.arange(n + 1)).astype(np.int64)
         self._neighbor = j.astype(np.int32)
-        # there are few shifts: all within their bounds, and each edge's place among them
-        low = shift.min(0, initial=0.0).astype(np.int64)
-        sizes = shift.max(0, initial=0.0).astype(np.int64) - low + 1
-        self._shifts = (np.indices(sizes).reshape(3, -1).T + low).astype(np.float64)
-        place = (shift - low) @ np.array([sizes[1] * sizes[2], sizes[2], 1.0])
-        self._place = place.astype(np.int32)
-        no_shift = int(-low @ np.array([sizes[1] * sizes[2], sizes[2], 1]))
+        self._shifts, self._place, no_shift = _few(shift)
         num = int(elements.max(initial=0)) + 1
         self._outer = np.zeros((num, num)) if outer is None else np.square(outer, dtype=np.float64)
         at = (address(self._start), address(self._neighbor), address(self._place), address(self.elements))
@@ -79,6 +76,20 @@ class SkinList:
         )
         shortest = math.sqrt(self._shortest.value) if count else math.inf
         return Edges(found.start, found.neighbor[:count], found.r_ij[:count], shortest, int(self._near.value))
+
+
+def _few(shift: Floats) -> tuple[Floats, NDArray[np.int32], int]:
+    """The shifts that occur among those of edges (E, 3), each edge's place among them, and that of no shift."""
+    low = shift.min(0, initial=0.0)
+    sizes = shift.max(0, initial=0.0) - low + 1
+    steps = np.array([sizes[1] * sizes[2], sizes[2], 1.0])
+    codes, none = ((shift - low) @ steps).astype(np.int64), int(-low @ steps)
+    if sizes.prod() <= FEW_SHIFTS:
+        return (np.indices(sizes.astype(int)).reshape(3, -1).T + low), codes.astype(np.int32), none
+    # an atom that has left its cell far behind: the box of all shifts is large, and nearly empty
+    _, first, place = np.unique(np.append(codes, none), return_index=True, return_inverse=True)
+    shifts = np.concatenate([shift, np.zeros((1, 3))])[first]
+    return shifts, place[:-1].astype(np.int32), int(place[-1])
 
 
 class _List(ctypes.Structure):

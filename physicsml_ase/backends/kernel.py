@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from physicsml_ase.backends.build import BuildError, build
+from physicsml_ase.backends.build import BuildError, build, tell_once
 from physicsml_ase.backends.edges import Edges as Edges
 from physicsml_ase.backends.edges import SkinList as SkinList
 from physicsml_ase.backends.weights import (
@@ -53,7 +53,9 @@ def kernel_reason(model: nn.Module) -> str | None:
         return f"the kernel is for multiples of 16 channels, and this model has {sizes['CHANNELS']}"
     try:
         _library(model)
+        build("edges.cpp")  # which its lists need
     except BuildError as error:
+        tell_once(str(error))
         return str(error)
     return None
 

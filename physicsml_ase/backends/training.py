@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from physicsml_ase.backends.build import BuildError, build
+from physicsml_ase.backends.build import BuildError, build, tell_once
 from physicsml_ase.backends.crew import Crew
 from physicsml_ase.backends.shares import Share, shares
 from physicsml_ase.graph import Graph
@@ -38,6 +38,7 @@ def training_kernel_reason(model: nn.Module) -> str | None:
     try:
         _library(model)
     except BuildError as error:
+        tell_once(str(error))
         return str(error)
     return None
 

@@ -79,6 +79,8 @@ class GauntACEConfig:
 
     left_to_data: ClassVar = ("max_ell",)
     """What none leaves to the data of a training."""
+    only_in_training: ClassVar = ("smoothness",)
+    """What changes no figures of a trained model."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -255,7 +257,7 @@ class GauntACE(nn.Module):
         of_atoms = (
             elements.one_hot if self.neighbor_channels is None else elements.pick(self.neighbor_channels)
         )
-        if of_atoms is None or of_atoms.shape[1] == 1:
+        if of_atoms is None or (self.neighbor_channels is None and of_atoms.shape[1] == 1):
             return None
         return of_atoms.index_select(0, j)
 

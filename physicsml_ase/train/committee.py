@@ -77,7 +77,8 @@ def _taught(config: RunConfig, data: Data, folder: RunFolder, record: Mapping[st
         own = dataclasses.replace(config, model=model)
         part = committee_folder(folder.root, number)
         try:
-            result = _part(of_part(own, member.steps, share), data, part, Start(member=number, own=own))
+            begin = Start(member=number, own=own, followed=True)
+            result = _part(of_part(own, member.steps, share), data, part, begin)
         except InputError as error:
             log.warning("member %d was given up: %s", number, error)
         else:

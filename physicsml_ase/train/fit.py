@@ -59,6 +59,8 @@ class Start(NamedTuple):
     """Of the data alone, in the student's steps."""
     own: RunConfig | None = None
     """The run's config, where that of the training is one for a part of it: what models tell of."""
+    followed: bool = False
+    """Whether another training of the run comes after it, which a signal must keep from beginning."""
 
     @property
     def is_part(self) -> bool:
@@ -131,7 +133,7 @@ def fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resul
             raise InputError(f"{error}; the best model until then is {folder.model}") from None
         interrupted = resumable.signal  # it reached the data workers too, and they died of it
     result = ended(interrupted)
-    if watch.plan is not None and not interrupted:
+    if (watch.plan is not None or begin.followed) and not interrupted:
         return result._replace(interrupted=resumable.signal or 0)  # which came after the last step
     if trainer.is_global_zero and not begin.is_part:
         tell_the_end(folder, result.best, result.test_errors, interrupted > 0)

@@ -11,6 +11,8 @@ from physicsml_ase.train.module import PotentialModule
 from physicsml_ase.train.schedule import Budget
 
 log = logging.getLogger("physicsml_ase")
+FEW_STEPS = 50
+"""Of which nothing is learned."""
 
 
 class EndInTime(pl.Callback):
@@ -40,6 +42,12 @@ class EndInTime(pl.Callback):
         out_of_time = self.all_seconds is not None and self.budget.progress(trainer.global_step) >= 1
         if out_of_time or 0 < trainer.max_steps <= trainer.global_step:
             trainer.should_stop = True
+            if out_of_time and trainer.is_global_zero and trainer.global_step < FEW_STEPS:
+                log.warning(
+                    "the time was over after %d steps, as most of it (%.0f s) went to starting; what was compiled is "
+                    "kept, and a second run has more: give it more time than these %g s",
+                    *(trainer.global_step, self.budget.started_in, self.all_seconds),
+                )
 
 
 class TellProgress(pl.Callback):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from physicsml_ase.checkpoint import build_potential, read_checkpoint, stored_dtype
-from physicsml_ase.config import did_you_mean, to_plain
+from physicsml_ase.config import ModelConfig, did_you_mean, to_plain
 from physicsml_ase.conventions import InputError
 from physicsml_ase.data.datamodule import DataModule
 from physicsml_ase.data.sets import Spec
@@ -75,10 +75,26 @@ def make_potential(
                 config.model, _with_given_numbers(config, domain), datamodule.labels, _with_variances(config)
             )
         if before is not None:
-            adopt(potential, before, transfer.modules_to_match if transfer else None)
+            modules = transfer.modules_to_match if transfer else None
+            if modules is None:
+                _refuse_other_model(config.model, before.config)
+            adopt(potential, before, modules)
     frozen = transfer.stages[0].freeze_modules if transfer and transfer.stages else []
     freeze(potential, frozen)
     return potential
+
+
+def _refuse_other_model(model: ModelConfig, before: ModelConfig) -> None:
+    """Weights may fit a model to which they mean something else: with fewer layers, or other radial functions."""
+    now, then = to_plain(model), to_plain(before)
+    for key in getattr(model, "only_in_training", ()):
+        now.pop(key, None), then.pop(key, None)
+    other = [f"model.{key}={value}" for key, value in then.items() if now.get(key) != value]
+    if other:
+        raise InputError(
+            f"the weights to begin with are of another model: give {' '.join(other)} too, or name what to take over "
+            "in transfer_learning.modules_to_match"
+        )
 
 
 def for_data(config: RunConfig, datamodule: DataModule, before: Potential | None = None) -> RunConfig:

@@ -37,13 +37,17 @@ def start(
         ckpt = str(Path(config.transfer_learning.ckpt).absolute())
         transfer = dataclasses.replace(config.transfer_learning, ckpt=ckpt)
         config = dataclasses.replace(config, transfer_learning=transfer)
-    stage_configs(config, folder.root)  # what is wrong in a later stage is wrong now
+    stages = stage_configs(config, folder.root)  # what is wrong in a later stage is wrong now
+    if ckpt_path and len(stages) > 1:
+        raise InputError(
+            f"ckpt_path: continues one training, and this run has {len(stages)} stages: use resume"
+        )
     begin = Start(potential, Path(ckpt_path) if ckpt_path else None, started_at)
     with folder.new(), folder.held():
         if is_first_process():
             folder.create()
             folder.write_config(to_plain(with_data(config, data)))
-            given = potential is not None or ckpt_path is not None
+            given = ckpt_path is not None or (potential is not None and not config.transfer_learning)
             folder.write_record(data=as_text(data), status="started", continues=given)
         return _run(config, data, folder, begin)
 
@@ -59,10 +63,15 @@ def resume(root: str | Path, *, data: Data | None = None, started_at: float | No
         spec = record["data"]
         if spec is None:
             raise InputError(
-                f"{folder.root}: its data were objects in memory; continue with "
-                "model.train(train_data=..., ckpt_path=...) in Python"
+                f"{folder.root}: its data were objects in memory; give them again, with "
+                "physicsml_ase.train.run.resume(folder, data=Data(train=..., ...)) in Python"
             )
         data = Data(**spec)
+    if record.get("continues") and last_checkpoint(folder) is None:
+        raise InputError(
+            f"{folder.root}: it was begun from trained weights, and stopped before its first checkpoint: begin it "
+            "again, in a new folder"
+        )
     with folder.held():
         return _run(config, data, folder, Start(None, last_checkpoint(folder), started_at))
 
@@ -87,9 +96,8 @@ def _run(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resu
         assert config.transfer_learning is not None
         own = config.transfer_learning.stages[number - 1].datamodule
         given = Data(*(own.get(f"{name}_data", spec) for name, spec in data._asdict().items()))
-        results.append(
-            fit(stage, given, part, Start(ckpt=last_checkpoint(part), at=None if results else begin.at))
-        )
+        at, followed = None if results else begin.at, number < len(stages)
+        results.append(fit(stage, given, part, Start(ckpt=last_checkpoint(part), at=at, followed=followed)))
         if is_first_process():
             folder.publish(part.model)
             folder.write_record(status="interrupted" if results[-1].interrupted else "running")

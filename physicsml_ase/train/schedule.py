@@ -50,6 +50,11 @@ class Budget:
         """Seconds used so far, in all sessions."""
         return self._before + time.monotonic() - self.started_at
 
+    @property
+    def started_in(self) -> float:
+        """Seconds that were gone when training began, or by now if it has not."""
+        return self.elapsed if self.seconds is None else self._start * self.seconds
+
     def progress(self, step: int) -> float:
         """Fraction of the training that is over after `step` optimizer steps, in [0, 1].
 

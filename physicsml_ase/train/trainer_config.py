@@ -85,6 +85,15 @@ PrecisionName = Literal[
     "transformer-engine", "transformer-engine-float16",
 ]
 # fmt: on
+
+
+def _plain_precision(name: str | int | None) -> str | int:
+    """One name for each of float32 and float64, which have several."""
+    if name is None or name in ("32", "32-true"):
+        return 32
+    return 64 if name in ("64", "64-true") else name
+
+
 Share = Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, le=1)] | None
 """A number of batches (an integer) or a share of them (a float)."""
 
@@ -101,7 +110,7 @@ class TrainerConfig:
     """How many devices, or which; -1 or "auto" is all of them (on a CPU: one process)."""
     num_nodes: Annotated[int, Field(ge=1)] = 1
     """Number of machines."""
-    precision: PrecisionName | None = 32
+    precision: Annotated[PrecisionName | None, AfterValidator(_plain_precision)] = 32
     """Number type of training: 32, 64, or mixed and lower precisions by Lightning's names."""
     logger: OneOrMore[LoggerEntry] | bool | None = None
     """Loggers by {name, config}: one, a list or a dict of them. none: metrics.csv in the run's folder;

@@ -35,6 +35,13 @@ def sheared(atoms: Atoms) -> Atoms:
     return atoms
 
 
+def left_its_cell(atoms: Atoms) -> Atoms:
+    """A copy of which an atom is many cells away, as dynamics, which wrap nothing, leave it."""
+    atoms = atoms.copy()
+    atoms.positions[2] += np.array([30.0, -20.0, 25.0]) @ atoms.cell.array
+    return atoms
+
+
 FIVE, MANY = (1, 6, 7, 53, 82), tuple(range(21, 31))
 SILICON = rattled(bulk("Si", cubic=True))
 SLAB = rattled(fcc111("Cu", (2, 2, 2), vacuum=6.0, periodic=True))
@@ -52,6 +59,7 @@ STRUCTURES = {
     "slab": (SLAB, (29,)),
     "five_elements": (mixed(sheared(COPPER), FIVE), FIVE),
     "many_elements": (mixed(COPPER, MANY), MANY),
+    "an_atom_that_left_its_cell": (left_its_cell(SILICON), (14,)),
 }
 
 
@@ -240,6 +248,41 @@ def test_nan_comes_out_as_nan() -> None:
     assert np.isnan(found.r_ij).any()
 
 
+def test_shifts_are_as_few_as_there_are() -> None:
+    far = SILICON.copy()
+    far.positions[2] += np.array([300.0, -200.0, 250.0]) @ far.cell.array
+    found = []
+    for atoms in (SILICON, far):
+        neighbors = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, CUTOFF + 0.7)
+        skin = SkinList(neighbors, np.zeros(len(atoms), np.int32))
+        assert len(skin._shifts) < 1000
+        edges = skin.within(atoms.positions, atoms.cell.array, CUTOFF)
+        found.append((len(edges.neighbor), np.sort(np.linalg.norm(edges.r_ij, axis=1))))
+    assert found[0][0] == found[1][0]
+    np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["kernel", "rows"])
+def test_one_mixture_of_several_elements(backend: str) -> None:
+    potential = make((11, 17), element_channels=1)
+    salt = rattled(bulk("NaCl", "rocksalt", a=5.0, cubic=True))
+    other = salt.copy()
+    other.numbers[3] = 28 - other.numbers[3]
+    energies = []
+    for atoms in (salt, other):
+        plain = potential(to_graph(atoms, CUTOFF))
+        if backend == "kernel":
+            fast = compute(potential, atoms).energies
+        else:
+            from physicsml_ase.backends.compiled import OnRows
+            from physicsml_ase.backends.graphed import plain_function
+
+            fast = OnRows(potential, plain_function(potential))(to_graph(atoms, CUTOFF))["energies"].numpy()
+        np.testing.assert_allclose(fast, plain["energies"].numpy(), rtol=1e-4, atol=1e-4)
+        energies.append(plain["energies"][0])
+    assert energies[0] != energies[1]  # of an atom that is the same, with another neighbour
+
+
 def test_energy_is_smooth_where_neighbours_come_and_go() -> None:
     potential = make((1, 6, 8))
     kernel = Kernel(potential.model)
@@ -265,6 +308,7 @@ def test_what_it_can_not_compute_is_one_line() -> None:
 
 def test_without_a_compiler_or_with_one_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     model = make((14,), num_radial=5).model
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
     fails = tmp_path / "fails"
     fails.write_text("#!/bin/sh\necho 'fatal error: no such thing' >&2\nexit 1\n")
     fails.chmod(0o755)

@@ -172,6 +172,18 @@ def test_a_run_without_a_checkpoint_begins_again(tmp_path: Path) -> None:
     assert a.best == b.best
 
 
+def test_given_weights_are_not_forgotten_by_a_resumed_run(tmp_path: Path) -> None:
+    data = Data(write_frames(tmp_path / "frames.xyz"))
+    trained = start(settings(), data, tmp_path / "a").potential
+    killed = settings({"trainer": {"callbacks": [{"name": "KillBefore", "config": {"batch": 0}}]}})
+    with pytest.raises(Killed):
+        start(killed, data, tmp_path / "b", potential=trained)
+    with pytest.raises(
+        InputError, match="begun from trained weights, and stopped before its first checkpoint"
+    ):
+        resume(tmp_path / "b")
+
+
 def test_other_data_are_no_continuation(tmp_path: Path) -> None:
     signalled(tmp_path, signal.SIGTERM)
     write_frames(tmp_path / "frames.xyz", seed=1)

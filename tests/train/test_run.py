@@ -167,6 +167,12 @@ def test_a_number_of_steps_ends_with_a_validation(tmp_path: Path) -> None:
     assert steps == ["4", "6"]
 
 
+def test_a_time_that_was_over_before_training_began(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = settings({"trainer": {"max_time": "20s", "max_epochs": -1}})
+    start(config, Data(frames()), tmp_path / "a", started_at=time.monotonic() - 19.0)
+    assert "the time was over after 1 steps, as most of it" in caplog.text
+
+
 @pytest.mark.parametrize("schedule", [{}, {"scheduler": {"name": "StepLR", "config": {"step_size": 100}}}])
 def test_a_time_is_kept_over_an_interruption(tmp_path: Path, schedule: dict[str, Any]) -> None:
     stop = {"name": "SignalBefore", "config": {"batch": 8, "signum": int(signal.SIGTERM)}}

@@ -64,7 +64,7 @@ def test_defaults_are_lightning_s_but_for_a_few() -> None:
 def test_precisions_are_lightning_s() -> None:
     ours = {
         value
-        for member in members(fields(TrainerConfig)["precision"].annotation)
+        for member in members(get_args(fields(TrainerConfig)["precision"].annotation)[0])
         for value in get_args(member)
     }
     assert ours == {value for member in get_args(_PRECISION_INPUT) for value in get_args(member)}
@@ -243,6 +243,12 @@ def test_validation_interval_keeps_number_and_kind(tmp_path: Path) -> None:
     assert validate(TrainerConfig, {"val_check_interval": "10m"}).val_check_interval == timedelta(minutes=10)
     assert validate(TrainerConfig, {"limit_train_batches": 1}).limit_train_batches == 1
     assert type(validate(TrainerConfig, {"limit_train_batches": 1.0}).limit_train_batches) is float
+
+
+@pytest.mark.parametrize(("names", "plain"), [([None, "32", "32-true", 32], 32), (["64", "64-true"], 64)])
+def test_all_names_of_a_precision_are_one(names: list[str | int | None], plain: int) -> None:
+    for name in names:
+        assert validate(TrainerConfig, {"precision": name}).precision == plain
 
 
 def test_double_precision(tmp_path: Path) -> None:

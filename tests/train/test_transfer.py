@@ -1,6 +1,7 @@
 """Starting from trained weights: at the errors they had, module by module, in stages."""
 
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,9 @@ def test_what_does_not_match_is_named(tmp_path: Path, trained: Path) -> None:
         assert "\n" not in str(error.value)
         return str(error.value)
 
-    assert "shapes differ, (12" in refused(from_(trained), {"model": {"channels": 12}})
+    twelve, named = {"model": {"channels": 12}}, from_(trained, modules_to_match={"model": "model"})
+    assert "shapes differ, (12" in refused(named, twelve)
+    assert "of another model: give model.channels=8 too" in refused(from_(trained), twelve)
     assert "modules_to_match: 'model.embd': " in refused(
         from_(trained, modules_to_match={"model.embd": "model"})
     )
@@ -100,6 +103,34 @@ def test_what_does_not_match_is_named(tmp_path: Path, trained: Path) -> None:
     wrong = refused(from_(trained, stages=[{}, {"trainer": {"max_epoch": 3}}]))
     assert "transfer_learning.stages.1.trainer" in wrong
     assert "max_epochs" in wrong
+
+
+def test_weights_that_fit_a_model_to_which_they_mean_something_else(tmp_path: Path) -> None:
+    deep = {"model": {"name": "gaunt_ace", "layers": 3, "channels": 4, "max_ell": 1}}
+    ckpt = start(settings(deep, {"trainer": {"max_epochs": 1}}), Data(frames()), tmp_path / "a").folder.model
+    for change in ({"layers": 2}, {"layers": 3, "radial_scale": 1.0}):
+        with pytest.raises(InputError, match=r"another model: give model\.(layers=3|radial_scale=2\.0) too"):
+            start(settings(deep, {"model": change}, from_(ckpt)), Data(frames()), tmp_path / "b")
+    still = (STILL, {"model": {"smoothness": 0.5}, "trainer": {"max_epochs": 1}})
+    result = start(settings(deep, *still, from_(ckpt)), Data(frames()), tmp_path / "c")
+    before = checkpoint(ckpt)["state_dict"]
+    assert all(torch.equal(v, result.potential.state_dict()[k]) for k, v in before.items())
+
+
+def test_what_was_fine_tuned_learns_on_from_its_own_weights(tmp_path: Path, trained: Path) -> None:
+    from physicsml_ase import load_model
+
+    ckpt = tmp_path / "gone.ckpt"
+    shutil.copy(trained, ckpt)
+    config = painn(from_(ckpt), {"trainer": {"max_epochs": 3}})
+    tuned = start(config, Data(frames(15, 3)), tmp_path / "tuned").folder.model
+    ckpt.unlink()
+    model = load_model(tuned, ["ema.decay=0"])
+    where = {"max_epochs": 1, "default_root_dir": str(tmp_path / "on")}
+    for _ in range(2):  # the second time from what the first made
+        model.train(frames(), optimizer=STILL["optimizer"], trainer=where)
+        now, then = model.potential.state_dict(), checkpoint(tuned)["state_dict"]
+        assert all(torch.allclose(now[k], v, rtol=0, atol=1e-6) for k, v in then.items())
 
 
 STAGES: list[dict[str, Any]] = [
