@@ -259,6 +259,16 @@ def test_predictions_of_a_file(potential: Potential, tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["out.xyz"]
 
 
+def test_predictions_do_not_take_the_place_of_labels(potential: Potential, tmp_path: Path) -> None:
+    path = tmp_path / "x.xyz"
+    ase.io.write(path, [metal(k) for k in range(3)])
+    before = path.read_bytes()
+    for source in (path, f"{path}@1:", [str(path), str(path)]):
+        with pytest.raises(InputError, match=r"x\.xyz: is the file of the structures themselves"):
+            write_predictions(potential, source, path)
+    assert path.read_bytes() == before
+
+
 def test_other_labels(tmp_path: Path) -> None:
     """Heads of the user's own names, per structure, atom and edge."""
     full = make("painn")

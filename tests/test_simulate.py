@@ -10,7 +10,7 @@ from ase import Atoms, units
 from ase.build import bulk, fcc111, molecule
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
-from ase.constraints import FixAtoms
+from ase.constraints import FixAtoms, FixBondLength
 from ase.io import Trajectory, read, ulm, write
 from conftest import structures
 from test_contract import make
@@ -243,6 +243,54 @@ def test_seeds_and_own_momenta() -> None:
     np.testing.assert_allclose(drifted, 2.0 / 63.546 * 10 * units.fs, atol=1e-6)
 
 
+@pytest.mark.parametrize("thermostat", ["langevin", "bussi", "nve"])
+def test_a_thermostat_s_first_push_is_not_that_of_the_velocities(thermostat: str, tmp_path: Path) -> None:
+    for seed in range(4):
+        log = tmp_path / f"{seed}.log"
+        md(EMT(), crystal(3), steps=1, every=1, thermostat=thermostat, seed=seed, log=log)
+        first, second = columns(log)[:, 4]
+        assert second == pytest.approx(
+            first, rel=0.1
+        )  # a third more where both are drawn from the same numbers
+
+
+def test_velocities_of_the_structure_are_said_to_be(caplog) -> None:
+    caplog.set_level(logging.INFO, "physicsml_ase")
+    hot = md(EMT(), crystal(), steps=2, temperature_K=1500, thermostat="nve").atoms
+    assert "velocities" not in caplog.text
+    md(EMT(), hot, steps=2, temperature_K=300, thermostat="nve")
+    (told,) = [r for r in caplog.records if "velocities are the structure's own" in r.getMessage()]
+    assert told.levelno == logging.WARNING
+    relaxed = relax(EMT(), hot, steps=2)
+    assert hot.has("momenta")
+    assert not relaxed.atoms.has("momenta")
+
+
+@pytest.mark.parametrize("suffix", [".traj", ".xyz"])
+def test_a_continued_run_has_the_constraints_that_are_given(tmp_path: Path, suffix: str, caplog) -> None:
+    atoms = crystal()
+    atoms.set_constraint(FixBondLength(0, 1))
+    length = atoms.get_distance(0, 1, mic=True)
+    path = tmp_path / f"md{suffix}"
+    for steps in (5, 10):
+        result = md(EMT(), atoms, steps=steps, trajectory=path)
+        assert result.atoms.get_distance(0, 1, mic=True) == pytest.approx(length, abs=1e-6)
+    assert "constraints" not in caplog.text
+    atoms.set_constraint(FixAtoms([3]))
+    before = read(path).positions[3]
+    after = md(EMT(), atoms, steps=15, trajectory=path).atoms.positions[3]
+    np.testing.assert_allclose(before, after, atol=1e-7)
+    assert ("the constraints are those of the structure given now" in caplog.text) == (suffix == ".traj")
+
+
+def test_a_continued_run_has_the_time_step_that_it_had(tmp_path: Path) -> None:
+    path = tmp_path / "md.xyz"
+    md(EMT(), crystal(1), steps=4, timestep_fs=2.0, trajectory=path)
+    with pytest.raises(InputError, match=r"time steps of 2 fs: continue with timestep_fs=2 .*; name another"):
+        md(EMT(), crystal(1), steps=8, timestep_fs=1.0, trajectory=path)
+    assert md(EMT(), crystal(1), steps=8, timestep_fs=2.0, trajectory=path).time_ps == pytest.approx(0.016)
+
+
 def test_constraints_hold() -> None:
     slab = fcc111("Cu", (2, 2, 3), vacuum=5.0)
     slab.set_constraint(FixAtoms([atom.index for atom in slab if atom.tag == 3]))
@@ -293,6 +341,8 @@ def test_a_terminal_sees_a_bar(tmp_path: Path, monkeypatch, capsys) -> None:
         ({"steps": 5, "every": 0}, "every"),
         ({"steps": 5, "trajectory": "md.pdb"}, "md.pdb: a trajectory's name ends in"),
         ({"steps": 5, "thermostat": "npt"}, "periodic in all three"),
+        ({"steps": 5, "pressure_GPa": 5.0}, "use thermostat npt or npt-full, not langevin"),
+        ({"steps": 5, "pressure_GPa": np.nan, "thermostat": "npt"}, "pressure_GPa must be a number"),
     ],
 )
 def test_wrong_settings(settings: dict, message: str) -> None:

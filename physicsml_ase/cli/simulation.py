@@ -34,11 +34,18 @@ def md(
     structure: Structure,
     time_ps: Annotated[float, typer.Option(help="Length [ps], with what a continued trajectory has.")] = 1.0,
     timestep: Annotated[float, typer.Option(help="Time step [fs].")] = 1.0,
-    temperature: Annotated[float, typer.Option("-T", "--temperature", help="Temperature [K].")] = 300.0,
+    temperature: Annotated[
+        float,
+        typer.Option(
+            "-T", "--temperature", help="Temperature [K]; of the velocities too, unless there are any."
+        ),
+    ] = 300.0,
     thermostat: Annotated[
         str, typer.Option(help="langevin, nve, nose-hoover, bussi, npt, npt-full.")
     ] = "langevin",
-    pressure: Annotated[float, typer.Option(help="Pressure of npt [GPa].")] = 0.0,
+    pressure: Annotated[
+        float | None, typer.Option(help="Pressure of npt and npt-full [GPa]; else an atmosphere.")
+    ] = None,
     trajectory: Annotated[
         str, typer.Option("-o", "--output", metavar="FILE", help="Trajectory: .traj, .xyz or .extxyz.")
     ] = "md.traj",

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from physicsml_ase.conventions import InputError
 from physicsml_ase.data.disk import FORMAT, Damaged, DiskStore, write
 from physicsml_ase.data.flat import Flat
-from physicsml_ase.data.frames import Recipe, chunks
+from physicsml_ase.data.frames import Recipe, chunks, some_of
 from physicsml_ase.data.sources import Source
 
 log = logging.getLogger("physicsml_ase")
@@ -38,8 +38,7 @@ def cached_store(
     path = folder / f"{_key(source, recipe, shuffle)}.h5"
     store = _open(path)
     if store is not None:
-        _check_elements(store, source, recipe)
-        return store
+        return _said_again(store, source, recipe)
     with _said_in_one_line(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with _only_one(path):
@@ -50,7 +49,15 @@ def cached_store(
                 store = DiskStore(path)
                 log.info("graphs of %d structures written to %s (%s)", len(store), path, _size(path))
                 return store
+    return _said_again(store, source, recipe)
+
+
+def _said_again(store: DiskStore, source: Source, recipe: Recipe) -> DiskStore:
+    """A store of another run, after what that run was told of the same structures."""
     _check_elements(store, source, recipe)
+    absent = np.setdiff1d(np.arange(len(source)), store.frames[:])
+    if len(absent):
+        log.warning("left out %s", some_of(source, absent.tolist(), "that can not be learned from"))
     return store
 
 

@@ -6,7 +6,7 @@ in order, so that memory does not grow with the number of structures.
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -153,15 +153,20 @@ def chunks(
                 used = True
                 yield chunk.flat
     for reason, frames in left_out.items():
-        named = ", ".join(source.where(frame) for frame in sorted(frames)[:NAMED])
-        more = f" and {len(frames) - NAMED} more" if len(frames) > NAMED else ""
-        message = f"{len(frames)} of {len(source)} structures {reason}: {named}{more}"
+        message = some_of(source, frames, reason)
         if not used:
             hint = describe_missing(
                 source[frames[0]], [x.key for x in recipe.labels], source.where(frames[0])
             )
             raise NothingLeft(f"nothing is left of {source.name}: {message}; {hint}")
         log.warning("left out %s", message)
+
+
+def some_of(source: Source, frames: Sequence[int], reason: str) -> str:
+    """How many frames are so, with the first of them by name."""
+    named = ", ".join(source.where(frame) for frame in sorted(frames)[:NAMED])
+    more = f" and {len(frames) - NAMED} more" if len(frames) > NAMED else ""
+    return f"{len(frames)} of {len(source)} structures {reason}: {named}{more}"
 
 
 _given: tuple[Source, Recipe] | None = None  # in a worker: sent once, not with every chunk

@@ -13,7 +13,13 @@ from physicsml_ase.atoms import find_label
 from physicsml_ase.conventions import PROPERTIES, InputError, Label, Level
 from physicsml_ase.data.roles import refuse_unsaid_roles
 from physicsml_ase.data.settings import DataModuleConfig
-from physicsml_ase.data.sources import Source, available_keys, describe_missing, suggest_label_keys
+from physicsml_ase.data.sources import (
+    Source,
+    available_keys,
+    describe_missing,
+    rival_keys,
+    suggest_label_keys,
+)
 
 log = logging.getLogger("physicsml_ase")
 
@@ -67,8 +73,14 @@ def resolve_labels(config: DataModuleConfig, sources: Sequence[Source]) -> tuple
                 "the training data have no forces: only energies are learned, which needs many more structures"
             )
         _tell_of_others({label.key for label in named}, sources)
+        _tell_of_rivals({label.name for label in named if label.key == label.name}, sources)
     if "energy" not in [label.name for label in named] and {"forces", "stress"} & {x.name for x in named}:
-        log.warning("no energies are learned: forces will be right, energies only up to an unknown offset")
+        free = Label("energy", "structure", (), "free_energy")
+        there = _occurs(free, sources, everywhere=False)
+        hint = "; label_keys={energy: free_energy} learns those that are there" if there else ""
+        log.warning(
+            "no energies are learned: forces will be right, energies only up to an unknown offset%s", hint
+        )
     return tuple(named)
 
 
@@ -169,6 +181,22 @@ def _tell_how_read_off(labels: Sequence[Label]) -> None:
             )
         else:
             log.info("label %s: learned as a quantity of each %s by itself", label.name, label.level)
+
+
+def _tell_of_rivals(used: set[str], sources: Sequence[Source]) -> None:
+    """A warning where what is learned is there twice, and not the same."""
+    for source, i in _sample(sources):
+        rivals = {name: key for name, key in rival_keys(source[i]).items() if name in used}
+        if rivals:
+            pairs = ", ".join(f"{name} and {key}" for name, key in rivals.items())
+            keys = ", ".join(f"{name}: {key}" for name, key in rivals.items())
+            log.warning(
+                "%s has other values in %s: the first of each is learned; label_keys={%s} learns the second",
+                source.where(i),
+                pairs,
+                keys,
+            )
+            return
 
 
 def _tell_of_others(used: set[str], sources: Sequence[Source]) -> None:

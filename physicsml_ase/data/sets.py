@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from ase import Atoms
 from numpy.typing import NDArray
 
 from physicsml_ase.conventions import InputError
 from physicsml_ase.data.settings import DataModuleConfig
 from physicsml_ase.data.sources import Source, SourceSpec, open_sources
 from physicsml_ase.data.splits import Split, split_source
+from physicsml_ase.neighbors import neighbor_list
 
 log = logging.getLogger("physicsml_ase")
 
@@ -44,7 +46,7 @@ def open_sets(specs: Mapping[str, Spec | None], config: DataModuleConfig, seed: 
             if max(parts) >= 1:  # a number of structures beside a fraction: both as numbers
                 amounts = {"number": [part if part >= 1 else round(part * len(source)) for part in parts]}
             split = split_source(source, **amounts, group_key=config.split_by, seed=seed).indices
-            splits[name] = split = _keep_what_only_training_can_use(source, split)
+            splits[name] = split = _keep_what_only_training_can_use(source, split, config)
             for set_, indices in split._asdict().items():
                 if len(indices):
                     sources[set_][name] = source.subset(indices)
@@ -70,7 +72,7 @@ def record_sets(sets: Sets, used: Mapping[str, Mapping[str, int]], seed: int) ->
     return record
 
 
-def _keep_what_only_training_can_use(source: Source, split: Split) -> Split:
+def _keep_what_only_training_can_use(source: Source, split: Split, config: DataModuleConfig) -> Split:
     """The split with isolated atoms, and frames with an element that no training frame has, moved to training.
 
     A model would refuse such an element; isolated atoms are where reference energies come from.
@@ -80,7 +82,7 @@ def _keep_what_only_training_can_use(source: Source, split: Split) -> Split:
     for i in elsewhere.tolist():
         atoms = source[i]
         elements[i] = set(atoms.numbers.tolist())
-        if len(atoms) == 1 and not atoms.pbc.any():
+        if len(atoms) == 1 and _is_isolated(atoms, config):
             move.add(i)
     unseen = set[int]().union(*elements.values())
     for i in split.train.tolist():
@@ -99,6 +101,16 @@ def _keep_what_only_training_can_use(source: Source, split: Split) -> Split:
         np.setdiff1d(split.validation, moved),
         np.setdiff1d(split.test, moved),
     )
+
+
+def _is_isolated(atoms: Atoms, config: DataModuleConfig) -> bool:
+    """Whether a single atom has no image within the cut-off; one in a large box, as plane waves need it, has none."""
+    cell = atoms.cell.array if config.cell is None else config.cell
+    pbc = atoms.pbc if config.pbc is None else config.pbc
+    try:
+        return not len(neighbor_list(atoms.positions, cell, pbc, config.cut_off).edge_shift)
+    except InputError:  # which is said where the frame is used
+        return False
 
 
 def _record_split(split: Split) -> dict[str, Any]:

@@ -51,6 +51,9 @@ def write_predictions(
         raise InputError(
             f"{path}: predictions are written as extxyz, so the name must end in .xyz or .extxyz"
         )
+    source = open_source(source)
+    if Path(path).exists() and any(Path(path).samefile(file) for file in source.files() if file.exists()):
+        raise InputError(f"{path}: is the file of the structures themselves; give another name (-o)")
     return write_frames(predict(potential, source, batch_atoms=batch_atoms), Path(path))
 
 

@@ -23,13 +23,15 @@ from physicsml_ase.simulate.ensemble import (
     stress_is_there,
     temperature,
 )
-from physicsml_ase.simulate.frames import OTHERWISE, STEP, frame, last_frame
+from physicsml_ase.simulate.frames import OTHERWISE, STEP, TIMESTEP, frame, last_frame
 from physicsml_ase.simulate.guard import ADVICE, Guard, Unstable
 from physicsml_ase.simulate.meter import meter
 from physicsml_ase.simulate.outputs import open_outputs, trajectory_path
 
 logger = logging.getLogger("physicsml_ase")
 
+NOISE = 1
+"""Of the thermostat's random numbers: what tells them from those of the velocities at the start."""
 COLUMNS = {
     "step": "d",
     "time[ps]": ".6f",
@@ -83,7 +85,7 @@ def md(
     temperature_K: float = 300.0,
     thermostat: str = "langevin",
     friction_per_fs: float = 0.01,
-    pressure_GPa: float = 1e-4,
+    pressure_GPa: float | None = None,
     trajectory: str | Path | None = None,
     log: str | Path | None = None,
     every: int = 10,
@@ -92,10 +94,11 @@ def md(
 ) -> MDResult:
     """Run dynamics of a copy of `atoms` for `steps`, or for `time_ps`.
 
-    Thermostats relax within 1 / `friction_per_fs`, barostats in ten times that. Velocities are drawn at
-    `temperature_K` unless the atoms carry momenta. Every `every` steps a frame goes to `trajectory` (.traj,
-    .xyz or .extxyz) and a line to `log`. With `restart`, a trajectory that is already there is continued up
-    to `steps` in all; without, it is overwritten. Raises `Unstable` when the simulation explodes.
+    Thermostats relax within 1 / `friction_per_fs`, barostats in ten times that, towards `pressure_GPa` (of npt alone;
+    None: 1e-4, an atmosphere). Velocities are drawn at `temperature_K` unless the atoms carry momenta. Every `every`
+    steps a frame goes to `trajectory` (.traj, .xyz or .extxyz) and a line to `log`. With `restart`, a trajectory that
+    is already there is continued up to `steps` in all; without, it is overwritten. Raises `Unstable` when the
+    simulation explodes.
     """
     started = time.perf_counter()
     ensemble = Ensemble(thermostat, temperature_K, timestep_fs, friction_per_fs, pressure_GPa)
@@ -111,7 +114,8 @@ def md(
     atoms.get_potential_energy()  # what is wrong with the structure is said before any file is opened
     has_stress = stress_is_there(atoms, ensemble)
     freedom = degrees_of_freedom(atoms, ensemble)
-    integrator = make_integrator(atoms, ensemble, freedom, np.random.default_rng([seed, first]))
+    # the last number makes it another stream than that of the velocities: a seed's trailing zeros do not count
+    integrator = make_integrator(atoms, ensemble, freedom, np.random.default_rng([seed, first, NOISE]))
     integrator.nsteps = first
     guard = Guard(atoms, 10 * max(temperature_K, temperature(atoms, freedom)) + 1000)
     kept = "nothing was kept" if path is None else f"the frames before are in {path}"
@@ -136,7 +140,7 @@ def md(
                 stress = [atoms.get_volume(), *atoms.get_stress()] if has_stress else []
                 lines.write(step, step * timestep_fs / 1000, potential, kinetic, kelvin, *stress)
             if frames is not None:
-                frames.write(frame(atoms, step))
+                frames.write(frame(atoms, step, timestep_fs))
     ended = time.perf_counter()
     return _result(atoms, ensemble, first, temperatures, energies, ended - started, ended - began)
 
@@ -208,15 +212,34 @@ def _start(atoms: Atoms, path: Path | None, ensemble: Ensemble, seed: int) -> tu
                 f"{path} is of {found.get_chemical_formula()}, not of this structure "
                 f"({atoms.get_chemical_formula()}); {OTHERWISE}"
             )
-        step = int(found.info.pop(STEP))
+        step, before = int(found.info.pop(STEP)), found.info.pop(TIMESTEP, None)
+        if before is not None and not np.isclose(before, ensemble.timestep_fs):
+            raise InputError(
+                f"{path} has time steps of {before:g} fs: continue with timestep_fs={before:g} (--timestep); "
+                f"{OTHERWISE}"
+            )
+        if found.constraints and _words(found) != _words(atoms):
+            logger.warning("the constraints are those of the structure given now, and not those of %s", path)
+        found.set_constraint(atoms.copy().constraints)
         logger.info("continuing %s from step %d", path, step)
         found.calc = None
         return found, step, last.keep if step else 0  # step 0 is written again
     fresh = atoms.copy()
-    fresh.info.pop(STEP, None)
-    if not fresh.has("momenta"):
+    for key in (STEP, TIMESTEP):
+        fresh.info.pop(key, None)
+    if fresh.has("momenta"):
+        kelvin, wanted = fresh.get_temperature(), ensemble.temperature_K
+        unlike = not 0.5 * wanted <= kelvin <= 2 * wanted
+        words = "velocities are the structure's own, of %.0f K, and are not drawn at %g K"
+        logger.log(logging.WARNING if unlike else logging.INFO, words, kelvin, wanted)
+    else:
         start_velocities(fresh, ensemble.temperature_K, np.random.default_rng(seed))
     return fresh, 0, 0
+
+
+def _words(atoms: Atoms) -> str:
+    """What the constraints are."""
+    return str([constraint.todict() for constraint in atoms.constraints])
 
 
 def _number_of_steps(steps: int | None, time_ps: float | None, timestep_fs: float) -> int:

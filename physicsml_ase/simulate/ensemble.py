@@ -19,6 +19,7 @@ from ase.md.verlet import VelocityVerlet
 from physicsml_ase.conventions import InputError
 
 THERMOSTATS = ("langevin", "nve", "nose-hoover", "bussi", "npt", "npt-full")
+ATMOSPHERE_GPA = 1e-4
 AT_REST = 1e-3
 """A total momentum below this fraction of the atoms' is none: float32 forces do not cancel exactly."""
 
@@ -30,7 +31,7 @@ class Ensemble(NamedTuple):
     temperature_K: float
     timestep_fs: float
     friction_per_fs: float
-    pressure_GPa: float
+    pressure_GPa: float | None
 
     @property
     def has_pressure(self) -> bool:
@@ -47,6 +48,10 @@ def check_ensemble(ensemble: Ensemble, atoms: Atoms) -> None:
         raise InputError(f"temperature_K must be positive, not {ensemble.temperature_K}")
     if not 0 < ensemble.friction_per_fs < np.inf:
         raise InputError(f"friction_per_fs must be positive, not {ensemble.friction_per_fs}")
+    if ensemble.pressure_GPa is not None and not ensemble.has_pressure:
+        raise InputError(f"a pressure acts on a cell that moves: use thermostat npt or npt-full, not {kind}")
+    if not np.isfinite(ensemble.pressure_GPa or 0.0):
+        raise InputError(f"pressure_GPa must be a number, not {ensemble.pressure_GPa}")
     if len(atoms) == 0:
         raise InputError("the structure has no atoms")
     if ensemble.has_pressure and not (atoms.pbc.all() and atoms.cell.rank == 3):
@@ -127,7 +132,8 @@ def make_integrator(
 
     def npt() -> MolecularDynamics:
         kind = MTKNPT if ensemble.thermostat == "npt-full" else IsotropicMTKNPT
-        pressure = ensemble.pressure_GPa * units.GPa
+        given = ensemble.pressure_GPa
+        pressure = (ATMOSPHERE_GPA if given is None else given) * units.GPa
         return kind(
             atoms, dt, temperature_K=target, pressure_au=pressure, tdamp=relaxation, pdamp=10 * relaxation
         )

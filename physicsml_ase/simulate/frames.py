@@ -21,6 +21,9 @@ STEP = "step"
 """Key of `Atoms.info` under which a frame carries its step."""
 TEXT = (".xyz", ".extxyz")
 
+TIMESTEP = "timestep_fs"
+"""Likewise its time step, in dynamics."""
+
 
 class Writer(Protocol):
     """Takes frames one by one; each is in the file when `write` returns."""
@@ -68,10 +71,12 @@ def open_writer(path: Path, keep: int = 0) -> Writer:
     return TrajectoryWriter(path, "a" if keep else "w")
 
 
-def frame(atoms: Atoms, step: int) -> Atoms:
-    """A copy with its step and the results at hand, but without the calculator."""
+def frame(atoms: Atoms, step: int, timestep_fs: float | None = None) -> Atoms:
+    """A copy with its step, its time step and the results at hand, but without the calculator."""
     copy = atoms.copy()
     copy.info[STEP] = step
+    if timestep_fs is not None:
+        copy.info[TIMESTEP] = timestep_fs
     results = {k: v for k, v in getattr(atoms.calc, "results", {}).items() if k in all_properties}
     copy.calc = SinglePointCalculator(copy, **results)
     return copy

@@ -70,8 +70,8 @@ def relax(
     """Move a copy of `atoms` until no force is larger than `fmax` [eV/Å], within `steps`.
 
     With `cell`, the cell moves too, against `pressure_GPa`, until its virial per atom is below `fmax` [eV].
-    Every step goes to `trajectory` (overwritten) and to `log`. A result that has not converged says so.
-    Raises `Unstable` when energies or forces are not finite or the atoms fly apart.
+    Momenta are dropped. Every step goes to `trajectory` (overwritten) and to `log`. A result that has not converged
+    says so. Raises `Unstable` when energies or forces are not finite or the atoms fly apart.
     """
     if not fmax > 0 or steps < 0:
         raise InputError(f"fmax must be positive and steps not negative: {fmax}, {steps}")
@@ -79,6 +79,7 @@ def relax(
     path = trajectory_path(trajectory)
     started = time.perf_counter()
     atoms = atoms.copy()
+    atoms.arrays.pop("momenta", None)  # what is relaxed is at rest
     atoms.calc = calculator
     moves = _moving_components(cell, atoms, pressure_GPa)
     first_energy, guard = atoms.get_potential_energy(), Guard(atoms)

@@ -40,7 +40,7 @@ def as_text(data: Data) -> dict[str, Any] | None:
             return None
         if isinstance(spec, str | Path):
             name, at, selection = str(spec).partition("@")
-            return str(Path(name).absolute()) + at + selection
+            return str(Path(name).expanduser().absolute()) + at + selection
         if isinstance(spec, Mapping):
             return {key: text(value) for key, value in spec.items()}
         if isinstance(spec, list | tuple) and all(isinstance(s, str | Path) for s in spec):

@@ -34,7 +34,7 @@ def start(
     """
     folder = RunFolder(root)
     if config.transfer_learning:
-        ckpt = str(Path(config.transfer_learning.ckpt).absolute())
+        ckpt = str(Path(config.transfer_learning.ckpt).expanduser().absolute())
         transfer = dataclasses.replace(config.transfer_learning, ckpt=ckpt)
         config = dataclasses.replace(config, transfer_learning=transfer)
     stages = stage_configs(config, folder.root)  # what is wrong in a later stage is wrong now

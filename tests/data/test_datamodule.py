@@ -192,6 +192,29 @@ def test_a_search_that_did_not_see_every_frame_says_so(
     assert "other labels were looked for in 100 frames of each source only" in caplog.text
 
 
+def test_the_same_label_twice_and_not_alike(caplog: pytest.LogCaptureFixture) -> None:
+    frames = molecules(6)
+    for atoms in frames:
+        atoms.info["REF_energy"] = atoms.calc.results["energy"]
+        atoms.arrays["REF_forces"] = atoms.calc.results["forces"]
+    module(frames).resolve()
+    assert "other values" not in caplog.text
+    frames[4].info["REF_energy"] += 0.5
+    assert names(module(frames)) == [("energy", "energy"), ("forces", "forces")]
+    words = (
+        "structure 4 has other values in energy and REF_energy: the first of each is learned; label_keys={"
+    )
+    assert words in caplog.text
+
+
+def test_free_energies_are_pointed_out(caplog: pytest.LogCaptureFixture) -> None:
+    frames = [with_labels(a, forces=a.calc.results["forces"], free_energy=-1.0) for a in molecules(6)]
+    module(frames).resolve()
+    assert "no energies are learned" in caplog.text
+    assert "label_keys={energy: free_energy} learns those" in caplog.text
+    assert "energy" in [name for name, _ in names(module(frames, {"label_keys": {"energy": "free_energy"}}))]
+
+
 def test_forces_alone_are_learned_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     frames = molecules(12)
     for atoms in frames:
@@ -224,8 +247,10 @@ def test_groups_stay_together() -> None:
     assert len({k // 5 for k in sides["train"]} & {k // 5 for k in sides["validation"]}) == 0
 
 
-def test_rare_elements_and_isolated_atoms_stay_in_training() -> None:
-    frames = molecules(12) + [with_labels(Atoms("O"), energy=-1.0) for _ in range(12)]
+@pytest.mark.parametrize("pbc", [False, True])
+def test_rare_elements_and_isolated_atoms_stay_in_training(pbc: bool) -> None:
+    alone = Atoms("O", cell=[12.0] * 3, pbc=pbc)  # in a box, as a code of plane waves has it
+    frames = molecules(12) + [with_labels(alone, energy=-1.0) for _ in range(12)]
     frames.append(with_labels(Atoms("HF", [[0, 0, 0], [0, 0, 1]]), energy=-2.0))
     for seed in range(5):
         data = module(frames, {"validation_split": 0.5}, seed=seed)

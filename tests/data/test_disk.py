@@ -68,6 +68,16 @@ def test_the_next_run_uses_the_file_again_and_says_so(
     assert f"taken from {first.path} (" in caplog.text
 
 
+def test_what_is_left_out_is_said_each_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    frames = molecules(6)
+    frames[2].calc = frames[5].calc = None
+    for words in ("without any of the labels", "that can not be learned from"):
+        caplog.clear()
+        assert len(cached_store(source_of(frames), replace(RECIPE, labelled_only=True), tmp_path)) == 4
+        assert f"left out 2 of 6 structures {words}" in caplog.text
+        assert "structure 2, structure 5" in caplog.text
+
+
 def test_other_content_or_settings_make_another_file(tmp_path: Path) -> None:
     frames = molecules(6)
     other = molecules(6)

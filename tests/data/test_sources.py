@@ -274,6 +274,41 @@ def test_live_calculators_are_frozen() -> None:
     pickle.dumps(source)
 
 
+def test_a_calculator_with_results_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    atoms = bulk("Cu") * 2
+    atoms.calc = EMT()
+    atoms.get_potential_energy()
+    atoms.calc.results["node_energy"] = np.ones(8)
+    assert open_source([atoms])[0].calc.results["node_energy"].sum() == 8
+    assert not caplog.text
+
+
+def test_atoms_that_were_moved_after_they_were_computed(caplog: pytest.LogCaptureFixture) -> None:
+    def computed(**given: object) -> Atoms:
+        atoms = Atoms("H2O", [[0, 0, 0], [0, 0, 0.8], [0, 0.9, 0]], **given)
+        atoms.calc = SinglePointCalculator(atoms, energy=-5.0)
+        return atoms
+
+    box = {"cell": [4.0, 5.0, 6.0], "pbc": True}
+    shifted, wrapped, molecule = computed(), computed(**box), computed()
+    shifted.positions += 3.0
+    wrapped.positions -= 1.0
+    wrapped.wrap()
+    molecule.center(vacuum=5.0)
+    open_source([shifted, wrapped, molecule])
+    assert not caplog.text
+    moved, strained, other = computed(), computed(**box), computed()
+    moved.positions[1, 0] += 0.1
+    strained.set_cell([4.1, 5.0, 6.0])
+    other.numbers[0] = 9
+    for atoms in (moved, strained, other):
+        caplog.clear()
+        source = open_source([shifted, atoms])
+        assert "the atoms of 1 of 2 structures were moved after" in caplog.text
+        assert "structure 1 first" in caplog.text
+        assert source[1].calc.results["energy"] == -5.0
+
+
 def test_named_sources(tmp_path: Path) -> None:
     path = write_frames(tmp_path / "a.xyz", FRAMES)
     sources = open_sources({"bulk": path, "molecules": FRAMES[1:3]})

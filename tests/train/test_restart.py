@@ -18,6 +18,7 @@ from physicsml_ase.config import load, validate
 from physicsml_ase.conventions import InputError
 from physicsml_ase.recipe import merge
 from physicsml_ase.train import fit
+from physicsml_ase.train.given import as_text
 from physicsml_ase.train.run import Data, Result, resume, start
 from physicsml_ase.train.settings import RunConfig
 
@@ -170,6 +171,11 @@ def test_a_run_without_a_checkpoint_begins_again(tmp_path: Path) -> None:
     config_file.write_text(config_file.read_text().replace("batch: 0", "batch: 900"))
     a, b = start(settings(), data, tmp_path / "a"), resume(tmp_path / "b")
     assert a.best == b.best
+
+
+def test_a_path_from_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert as_text(Data("~/frames.xyz@:3")) == Data(str(tmp_path / "frames.xyz@:3"))._asdict()
 
 
 def test_given_weights_are_not_forgotten_by_a_resumed_run(tmp_path: Path) -> None:

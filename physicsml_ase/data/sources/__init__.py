@@ -1,6 +1,6 @@
 """Frame sources: the way from what the user names (files, globs, lists, Atoms) to ASE's Atoms."""
 
-from physicsml_ase.data.sources.keys import available_keys, describe_missing, suggest_label_keys
+from physicsml_ase.data.sources.keys import available_keys, describe_missing, rival_keys, suggest_label_keys
 from physicsml_ase.data.sources.source import Source, concat
 from physicsml_ase.data.sources.spec import SourceSpec, open_source, open_sources
 
@@ -12,5 +12,6 @@ __all__ = [
     "describe_missing",
     "open_source",
     "open_sources",
+    "rival_keys",
     "suggest_label_keys",
 ]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from ase import Atoms
+from numpy.typing import NDArray
 
 from physicsml_ase.conventions import PROPERTIES
 
@@ -47,22 +48,51 @@ def available_keys(atoms: Atoms) -> dict[str, dict[str, Shape]]:
 
 def suggest_label_keys(atoms: Atoms) -> dict[str, str]:
     """{our name: the user's key} for the known properties that are there under another name only."""
-    found = available_keys(atoms)
-    shapes = {key: shape for keys in found.values() for key, shape in keys.items()}
-    suggested = {}
+    fitting = _fitting(atoms)
+    return {
+        name: min(keys, key=lambda key: (key.lower() != name, len(key), key))
+        for name, keys in fitting.items()
+        if name not in keys and keys
+    }
+
+
+def rival_keys(atoms: Atoms) -> dict[str, str]:
+    """{our name: another key} for known properties that are there under our name and, with other values, another."""
+    rivals = {}
+    for name, keys in _fitting(atoms).items():
+        ours = _value(atoms, name) if name in keys else None
+        for key in keys:
+            theirs = _value(atoms, key)
+            if key != name and ours is not None and theirs is not None and ours.size == theirs.size:
+                unlike = ~np.isclose(ours.ravel(), theirs.ravel(), rtol=1e-6, atol=1e-6, equal_nan=True)
+                if unlike.any():
+                    rivals[name] = key
+                    break
+    return rivals
+
+
+def _fitting(atoms: Atoms) -> dict[str, list[str]]:
+    """The keys that by name and shape could be each known property."""
+    shapes = {key: shape for keys in available_keys(atoms).values() for key, shape in keys.items()}
+    fitting = {}
     for name, stem in STEMS.items():
-        if name in shapes:
-            continue
         lead = (len(atoms),) if PROPERTIES[name].level == "atom" else ()
         allowed = {lead + PROPERTIES[name].shape} | ({(6,), (9,)} if name == "stress" else set())
-        fitting = [
+        fitting[name] = [
             key
             for key, shape in shapes.items()
-            if shape in allowed and re.search(stem, key, re.I) and not OTHER.search(key)
+            if key == name or (shape in allowed and re.search(stem, key, re.I) and not OTHER.search(key))
         ]
-        if fitting:
-            suggested[name] = min(fitting, key=lambda key: (key.lower() != name, len(key), key))
-    return suggested
+    return fitting
+
+
+def _value(atoms: Atoms, key: str) -> NDArray[np.float64] | None:
+    """The numbers under a key, from the first place that has it."""
+    info, results = atoms.info, getattr(atoms.calc, "results", {})
+    for place in (results, info, atoms.arrays, info.get("key_value_pairs"), info.get("data")):
+        if isinstance(place, dict) and key in place and _shape(place[key]) is not None:
+            return np.asarray(place[key], dtype=np.float64)
+    return None
 
 
 def describe_missing(

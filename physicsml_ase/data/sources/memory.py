@@ -1,20 +1,25 @@
 """Frames held in memory: Atoms that the user gives, and files of formats without random access."""
 
 import hashlib
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import BaseCalculator
+from ase.calculators.calculator import BaseCalculator, all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.geometry import find_mic
 from ase.io import iread
 
 from physicsml_ase.conventions import InputError
 from physicsml_ase.data.sources.files import File, file_hash, find_file, one_line
 from physicsml_ase.data.sources.source import Source
 
+log = logging.getLogger("physicsml_ase")
+MOVED = 1e-3
+"""Distance [Å] that is no rounding."""
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 """In how Python writes an object that says nothing of itself."""
 
@@ -47,6 +52,13 @@ def hold_atoms(atoms: Sequence[Atoms]) -> Source:
     """A source of the user's own Atoms; the same objects, but for live calculators (see `_with_results`)."""
     if not atoms:
         raise InputError("no structures: the list is empty")
+    moved = [k for k, a in enumerate(atoms) if _was_moved(a)]
+    if moved:
+        log.warning(
+            "the atoms of %d of %d structures were moved after their energies and forces were computed, which are "
+            "taken as they are: structure %d first",
+            *(len(moved), len(atoms), moved[0]),
+        )
     frames = _Held(tuple(_with_results(a) for a in atoms), "structure")
     return Source(f"{len(atoms)} Atoms", frames, np.arange(len(atoms), dtype=np.int64))
 
@@ -80,8 +92,28 @@ def _with_results(atoms: Atoms) -> Atoms:
         return atoms
     frozen = atoms.copy()
     if isinstance(calc, BaseCalculator) and calc.results and not calc.check_state(atoms):
-        frozen.calc = SinglePointCalculator(frozen, **calc.results)
+        known = {name: value for name, value in calc.results.items() if name in all_properties}
+        frozen.calc = SinglePointCalculator(frozen, **known)
+        frozen.calc.results |= {
+            k: v for k, v in calc.results.items() if k not in known
+        }  # labels of other names
     return frozen
+
+
+def _was_moved(atoms: Atoms) -> bool:
+    """Whether atoms are elsewhere than when their results were computed, but for a shift or images of all of them."""
+    then = getattr(atoms.calc, "atoms", None)
+    if not isinstance(atoms.calc, SinglePointCalculator) or then is None or not atoms.calc.results:
+        return False
+    changes = atoms.calc.check_state(atoms)
+    if not {"positions", "numbers", "cell"} & set(changes):
+        return False
+    periodic = atoms.pbc & then.pbc
+    if "numbers" in changes or np.abs((atoms.cell.array - then.cell.array)[periodic]).max(initial=0) > MOVED:
+        return True
+    moves = atoms.positions - then.positions
+    moves, lengths = find_mic(moves - moves[:1], atoms.cell, periodic)
+    return bool(lengths.max() > MOVED)
 
 
 def _feed(digest: "hashlib.blake2b", value: object) -> None:

@@ -10,6 +10,7 @@ import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -67,6 +68,13 @@ class Source:
         digest = hashlib.blake2b(self.frames.content_hash().encode(), digest_size=16)
         digest.update(self.keys.astype("<i8").tobytes())
         return digest.hexdigest()
+
+    def files(self) -> list[Path]:
+        """The files that it reads from."""
+        if isinstance(self.frames, _Joined):
+            return [path for source in self.frames.sources for path in source.files()]
+        file = getattr(self.frames, "file", None)
+        return [] if file is None else [Path(file.path)]
 
     def _key(self, i: int) -> int:
         if not -len(self) <= i < len(self):
