@@ -267,15 +267,16 @@ def stored_frames(contents: Mapping[str, Any]) -> list[Graph]:
 
 def replay(path: str | Path, potential: Potential) -> float:
     """Largest deviation of forces (or of energies per atom, without forces) on the checkpoint's stored
-    frames, relative to their largest value; 0 where none are stored. Rounding is about 1e-5 in float32."""
-    worst, contents = 0.0, read_checkpoint(path)
+    frames, relative to their largest value; 0 where none are stored, NaN where some is not a number. Rounding is
+    about 1e-5 in float32."""
+    deviations, contents = [0.0], read_checkpoint(path)
     for graph, frame in zip(stored_frames(contents), contents["frames"]):
         now = potential(graph.to(potential.references.table.device))
         name = "forces" if "forces" in now else next(iter(now))
         then = frame["results"][name].to(now[name])
         scale = then.abs().max().clamp_min(1e-3)
-        worst = max(worst, float((now[name] - then).abs().max() / scale))
-    return worst
+        deviations.append(float((now[name] - then).abs().max() / scale))
+    return float(torch.tensor(deviations).max())  # which keeps a NaN
 
 
 def describe_checkpoint(path: str | Path) -> dict[str, str]:

@@ -24,6 +24,8 @@ class Domain:
     the energy per atom where there are no forces."""
     label_shifts: dict[str, float] = Field(default_factory=dict)
     """Mean of each scalar label that a head learns, in the label's unit."""
+    label_shifts_per_atom: dict[str, float] = Field(default_factory=dict)
+    """Mean of each scalar label of structures divided by their atoms: where sums over atoms start."""
     label_scales: dict[str, float] = Field(default_factory=dict)
     """RMS of each label that a head learns, in the label's unit."""
     energy_shift: float = 0.0

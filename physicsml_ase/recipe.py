@@ -41,8 +41,11 @@ def with_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
     own = BY_MODEL.get(name, {}) if isinstance(name, str) else {}
     if "name" in _section(config, "optimizer"):
         own = {}  # rates of one optimizer are not those of another
-    merged = merge(merge(RECIPE, own), config)
-    if any(_trainer(merged).get(key) is not None for key in LENGTHS):
+    recipe = merge(RECIPE, own)
+    if _section(config, "optimizer").get("name", recipe["optimizer"]["name"]) != recipe["optimizer"]["name"]:
+        recipe["optimizer"] = {}  # its rate neither
+    merged = merge(recipe, config)
+    if any(_limits(_trainer(merged), key) for key in LENGTHS):
         return merged
     return merge({"trainer": {"max_time": DEFAULT_TIME}}, merged)
 
@@ -50,9 +53,15 @@ def with_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
 def with_length(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with `max_epochs` unlimited where steps or time limit the run and epochs are not named."""
     trainer = _trainer(config)
-    if trainer.get("max_epochs") is None and any(trainer.get(k) is not None for k in LENGTHS[1:]):
+    if trainer.get("max_epochs") is None and any(_limits(trainer, k) for k in LENGTHS[1:]):
         return merge(config, {"trainer": {"max_epochs": -1}})
     return dict(config)
+
+
+def _limits(trainer: Mapping[str, Any], key: str) -> bool:
+    """Whether a length is given; of steps -1 is none, as it is Lightning's own."""
+    value = trainer.get(key)
+    return value is not None and not (key == "max_steps" and value == -1)
 
 
 def _trainer(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -228,6 +228,10 @@ def test_without_a_config_the_recipe_trains_for_a_time() -> None:
     trainer = with_length(with_recipe({}))["trainer"]
     assert (trainer["max_time"], trainer["max_epochs"]) == ("15m", -1)
     assert "max_time" not in with_recipe({"trainer": {"max_steps": 3}})["trainer"]
+    endless = with_length(with_recipe({"trainer": {"max_steps": -1}}))["trainer"]
+    assert endless["max_time"] == "15m"  # Lightning's own number for no limit
+    assert with_recipe({"optimizer": {"name": "AdamW"}})["optimizer"] == {"name": "AdamW"}
+    assert with_recipe({"optimizer": {"name": "MuonAdam"}})["optimizer"]["config"] == {"lr": 0.01}
     assert with_length({"trainer": {"max_epochs": 3, "max_time": "1h"}})["trainer"]["max_epochs"] == 3
     assert with_length({"trainer": None}) == {"trainer": None}
 

@@ -16,11 +16,12 @@ from conftest import DOMAIN, alloy, rattled, structures
 
 import physicsml_ase.models  # noqa: F401
 from physicsml_ase.atoms import to_graph
-from physicsml_ase.checkpoint import load_potential, save_potential
+from physicsml_ase.checkpoint import load_potential, replay, save_potential
 from physicsml_ase.config import MODELS, validate
-from physicsml_ase.conventions import PROPERTIES, Label
+from physicsml_ase.conventions import PROPERTIES, InputError, Label
 from physicsml_ase.domain import Domain
 from physicsml_ase.graph import collate, split
+from physicsml_ase.nn.heads import HeadConfig
 from physicsml_ase.potential import Potential
 
 CUTOFF = DOMAIN.cutoff
@@ -211,6 +212,36 @@ def test_a_supercell_is_its_cell(potential: Potential, kind: str) -> None:
     np.testing.assert_allclose(b["forces"], np.tile(a["forces"], (6, 1)), atol=1e-9)
 
 
+@pytest.mark.parametrize("pool", ["sum", "mean"])
+def test_a_label_of_a_supercell(pool: str) -> None:
+    """Pooled by sum it is n times the cell's, by mean the same, whatever the training data's mean was."""
+    gap = Label("gap", "structure", (), "gap")
+    cell = bulk("Fe", cubic=True)
+    means = {
+        "label_shifts": {"gap": 4.4},
+        "label_shifts_per_atom": {"gap": 2.2},
+        "label_scales": {"gap": 0.3},
+    }
+    domain = Domain(cutoff=3.5, elements=(26,), **means)
+    settings = validate(
+        MODELS["painn"].config, {"name": "painn", "channels": 6, "layers": 1, "num_radial": 4}
+    )
+    potential = Potential(settings, domain, (gap,), {"gap": HeadConfig(pool=pool)}).double().eval()
+    one, four = (float(potential(to_graph(a, 3.5))["gap"][0]) for a in (cell, cell.repeat((2, 2, 1))))
+    assert four == pytest.approx(4 * one if pool == "sum" else one, rel=1e-9)
+
+
+def test_only_what_is_a_derivative_can_be_direct() -> None:
+    energy = Label("energy", "structure", (), "energy")
+    settings = validate(
+        MODELS["painn"].config, {"name": "painn", "channels": 6, "layers": 1, "num_radial": 4}
+    )
+    with pytest.raises(InputError, match=r"heads\.energy\.direct: true, but only forces and stress"):
+        Potential(
+            settings, Domain(cutoff=3.5, elements=(26,)), (energy,), {"energy": HeadConfig(direct=True)}
+        )
+
+
 def test_energies_of_far_atoms_add(potential: Potential) -> None:
     pair = structures()["far_apart"]
     out = predict(potential, pair)
@@ -327,6 +358,9 @@ def test_save_and_load(potential: Potential, tmp_path) -> None:
     assert loaded.labels == potential.labels
     same(predict(potential, structures()["molecule"]), predict(loaded, structures()["molecule"]))
     assert [p.name for p in tmp_path.iterdir()] == ["model.ckpt"]
+    assert replay(tmp_path / "model.ckpt", loaded) < 1e-9
+    next(loaded.parameters()).data.fill_(np.nan)
+    assert math.isnan(replay(tmp_path / "model.ckpt", loaded))  # and not 0, the best of all
 
 
 def test_graph_attributes_are_inputs(potential: Potential) -> None:

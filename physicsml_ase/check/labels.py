@@ -9,7 +9,8 @@ from physicsml_ase.check.frame import LABELS, Frame
 from physicsml_ase.data.sources import available_keys, suggest_label_keys
 
 THEORY = re.compile(
-    r"functional|^xc$|method|level_?of|theory|calculator|program|^code$|basis|^dft$|pseudo|dispersion", re.I
+    r"functional|^xc$|^(?!.*(sampl|gener|relax|opt|fit)).*method|level_?of|theory|calculator|program|^code$|basis|^dft$|pseudo|dispersion",
+    re.I,
 )
 """Names under which people write how a frame was computed."""
 MOST_VALUES = 20

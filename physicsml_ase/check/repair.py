@@ -53,7 +53,7 @@ def repair(report: Report, source: Source, set_: str, keys: Mapping[str, str], p
     if lost[0]:
         done.append(f"removed {lost[0]} label{'s' * (lost[0] != 1)} that are not finite or of a wrong shape")
     if renamed[0]:
-        names = ", ".join(f"{theirs} to {ours}" for ours, theirs in keys.items())
+        names = ", ".join(f"{keys[name]} to {name}" for name in LABELS if keys.get(name, name) != name)
         done.append(f"renamed labels in {in_number(renamed[0])}: {names}")
     done.append(f"wrote {in_number(len(source) - len(dropped))} to {path}; nothing else was changed")
     return done
@@ -79,8 +79,12 @@ def _kept(
         atoms = frame.atoms.copy()
         others = dict(frame.atoms.calc.results) if frame.atoms.calc is not None else {}
         pairs = atoms.info.pop("key_value_pairs", None) or {}
-        atoms.info.pop("data", None)
-        taken = {*LABELS, *keys.values()}
+        data = atoms.info.pop("data", None) or {}  # of a database's row
+        taken = {*LABELS, *(keys[name] for name in LABELS if name in keys)}
+        of_atoms = {k: np.asarray(v) for k, v in data.items() if np.ndim(v) and len(v) == len(atoms)}
+        for key, value in of_atoms.items():
+            atoms.arrays.setdefault(key, value)
+        pairs = {**{k: v for k, v in data.items() if k not in of_atoms}, **pairs}
         info = {**{k: v for k, v in pairs.items() if k not in atoms.info}, **atoms.info}
         atoms.info = {k: v for k, v in info.items() if k not in taken and not isinstance(v, dict)}
         for key in taken & set(atoms.arrays):
@@ -93,8 +97,8 @@ def _kept(
             if name in all_properties:
                 results[name] = value
             else:  # a calculator's own, which ASE would not write as a result
-                of_atoms = np.ndim(value) > 0 and len(value) == len(atoms)
-                (atoms.arrays if of_atoms else atoms.info).setdefault(name, np.asarray(value))
+                each = np.ndim(value) > 0 and len(value) == len(atoms)
+                (atoms.arrays if each else atoms.info).setdefault(name, np.asarray(value))
         if np.isfinite(frame.energy):
             results["energy"] = frame.energy
         if frame.forces is not None:
@@ -103,7 +107,7 @@ def _kept(
             results["stress"] = matrix_to_voigt(frame.stress)
         atoms.calc = SinglePointCalculator(atoms, **results)
         lost[0] += len(frame.faults)
-        renamed[0] += any(name in keys and keys[name] != name for name in results)
+        renamed[0] += any(name in LABELS and keys.get(name, name) != name for name in results)
         yield atoms
 
 

@@ -8,10 +8,13 @@ from collections.abc import Callable
 
 import numpy as np
 from ase import Atoms
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from physicsml_ase.check.findings import Finding, Places
 from physicsml_ase.check.frame import LABELS, Floats, Frame
+from physicsml_ase.data.sources import available_keys
 from physicsml_ase.neighbors.pairs import find_pairs
 
 REACH = 4.5
@@ -23,7 +26,12 @@ CLOSE = 0.02
 """Difference of fingerprints up to which frames are compared."""
 SURELY = 1e-5
 COMPARED = 400
-"""Pairs of frames that are compared distance by distance; of others, equal are those whose fingerprints are."""
+"""Pairs of frames that are compared distance by distance, besides all whose fingerprints are equal."""
+SPAN = 0.1
+"""Of a molecule's radius of gyration [1/Å], in its fingerprint."""
+FARTHER, SMALL = 3.0, 1000
+"""How much farther distances are compared where atoms fall into groups that the reach does not connect; atoms of a
+molecule of which all are."""
 SOME = 4
 OTHER_ENERGY = 2e-3
 """Energies of equal frames differ by no more [eV/atom]."""
@@ -58,6 +66,7 @@ class Repeats:
         self.forces: list[float] = []  # RMS over atoms [eV/Å]
         self.states: list[str] = []
         self.labels: list[frozenset[str]] = []
+        self._kinds: dict[frozenset[str], frozenset[str]] = {}  # each kept once
 
     def see(self, frame: Frame) -> None:
         """One more frame."""
@@ -68,10 +77,15 @@ class Repeats:
         self.energies.append(frame.energy / len(frame.atoms))
         forces = frame.forces
         self.forces.append(float("nan") if forces is None else float(np.sqrt((forces**2).sum(1).mean())))
-        info = frame.atoms.info
+        pairs = frame.atoms.info.get("key_value_pairs")
+        info = {**pairs, **frame.atoms.info} if isinstance(pairs, dict) else frame.atoms.info
         self.states.append(repr([(k, np.asarray(info[k]).tolist()) for k in STATES if k in info]))
         there = (np.isfinite(frame.energy), frame.forces is not None, frame.stress is not None)
-        self.labels.append(frozenset(name for name, is_there in zip(LABELS, there) if is_there))
+        labels = {name for name, is_there in zip(LABELS, there) if is_there}
+        for keys in available_keys(frame.atoms).values():
+            labels |= {key for key, shape in keys.items() if shape is not None and key not in LABELS}
+        found = frozenset(labels)
+        self.labels.append(self._kinds.setdefault(found, found))
 
     def findings(self, read: Read) -> list[Finding]:
         """What was found; `read` gives a frame of a set again."""
@@ -138,6 +152,7 @@ class Repeats:
         known = np.flatnonzero(np.isfinite(distance))
         pairs = {(float(distance[k]), int(of[k]), int(train[other[k]])) for k in known.tolist()}
         equal, alike = self._compared(pairs, read)
+        equal = [(k, j) for k, j in equal if self.states[k] == self.states[j]]
         same, near = Places(), Places()
         for k, j in sorted(equal):
             same.put(*self.places[k], f"as {self.places[j][2]}")
@@ -166,10 +181,9 @@ class Repeats:
         """Equal and near pairs among candidates (difference of fingerprints, frame, other)."""
         same, near = list[tuple[int, int]](), list[tuple[int, int]]()
         for number, (d, k, other) in enumerate(sorted(pairs)):
-            if number < COMPARED:
-                most, moved = difference(read(*self.places[k][:2]), read(*self.places[other][:2]), self.reach)
-            else:
-                most, moved = (0.0, 0.0) if d < SURELY else (np.inf, np.inf)
+            if number >= COMPARED and d >= SURELY:
+                break  # they come in the order of d
+            most, moved = difference(read(*self.places[k][:2]), read(*self.places[other][:2]), self.reach)
             if most < SAME:
                 same.append((k, other))
             elif moved < NEAR:
@@ -234,7 +248,9 @@ def fingerprint(frame: Frame, reach: float) -> Floats:
     np.add.at(density, j, g * weight[i][:, None])
     density *= weight[:, None]
     sums = np.concatenate([density.mean(0), np.sqrt((density**2).mean(0)), np.cbrt((density**3).mean(0))])
-    return np.concatenate([sums, [float(n), 10 * float(weight.mean())]])
+    x = frame.atoms.positions  # across a molecule; a crystal has no such size
+    size = 0.0 if frame.atoms.pbc.any() else SPAN * float(np.sqrt(np.square(x - x.mean(0)).sum(1).mean()))
+    return np.concatenate([sums, [float(n), 10 * float(weight.mean()), size]])
 
 
 def difference(a: Atoms, b: Atoms, reach: float) -> tuple[float, float]:
@@ -245,6 +261,7 @@ def difference(a: Atoms, b: Atoms, reach: float) -> tuple[float, float]:
     if len(a) != len(b) or (np.sort(a.numbers) != np.sort(b.numbers)).any():
         return float("inf"), float("inf")
     moved = displaced(a, b) if (a.numbers == b.numbers).all() else float("inf")
+    reach = max(_far(atoms, reach) for atoms in (a, b))
     lists = []
     for atoms in (a, b):
         pairs = find_pairs(atoms.positions, atoms.cell.array, atoms.pbc, reach)
@@ -260,6 +277,17 @@ def difference(a: Atoms, b: Atoms, reach: float) -> tuple[float, float]:
             return float("inf"), moved
         most = max(most, float(np.abs(first[:few] - second[:few]).max(initial=0.0)))
     return most, moved
+
+
+def _far(atoms: Atoms, reach: float) -> float:
+    """How far distances tell all of a structure [Å]: across a molecule, and beyond the gaps in what is periodic."""
+    x = atoms.positions
+    if not atoms.pbc.any() and len(x) <= SMALL:
+        return max(reach, 2 * float(np.linalg.norm(x - x.mean(0), axis=1).max()) + 0.1)
+    pairs = find_pairs(x, atoms.cell.array, atoms.pbc, reach)
+    bonds = coo_array((np.ones(len(pairs.i)), (pairs.i, pairs.j)), shape=(len(x), len(x)))
+    groups, _ = connected_components(bonds, directed=False)
+    return FARTHER * reach if groups > 1 else reach
 
 
 def displaced(a: Atoms, b: Atoms) -> float:

@@ -21,17 +21,20 @@ from physicsml_ase.check.forces import LargeForces
 from physicsml_ase.check.frame import Frame, look
 from physicsml_ase.check.geometry import Coverage, Geometry
 from physicsml_ase.check.labels import Labels, Theory
+from physicsml_ase.check.placeholders import Placeholders
 from physicsml_ase.check.probe import Probe, Row, probe, rows
 from physicsml_ase.check.repeats import Repeats
 from physicsml_ase.check.report import Report
 from physicsml_ase.check.rows import follow_nothing, strange
 from physicsml_ase.check.sample import Sample
 from physicsml_ase.check.stresses import stresses
-from physicsml_ase.check.units import energy_against_forces, judge
+from physicsml_ase.check.units import LINE, energy_against_forces, judge
 from physicsml_ase.conventions import InputError
 from physicsml_ase.data.progress import progress
 from physicsml_ase.data.sources import Source, SourceSpec, available_keys, open_source, suggest_label_keys
 
+AGREE = 0.1
+"""Slope of energies against the work of forces, away from 1, up to which they are in one unit."""
 LOOKED_AT = 50
 """Frames in which labels under other names are looked for."""
 
@@ -84,7 +87,15 @@ def check_sources(
     wanted = _keys(sources[first], keys)
     assumed = {} if keys else wanted
     coverage, repeats = Coverage(cutoff), Repeats(cutoff)
-    families: list[Family] = [Labels(assumed), Geometry(), Balance(), Energies(), LargeForces(), Theory()]
+    families: list[Family] = [
+        Labels(assumed),
+        Geometry(),
+        Balance(),
+        Energies(),
+        LargeForces(),
+        Theory(),
+        Placeholders(),
+    ]
     families.append(coverage)
     samples = {set_: Sample(*sampled) for set_ in sources}
     places = {set_: _places(len(source), most) for set_, source in sources.items()}
@@ -112,7 +123,7 @@ def check_sources(
     of_all = len(sources[first]) / max(len(places[first]), 1)
     return Report(
         sets={set_: (source.name, len(source)) for set_, source in sources.items()},
-        findings=tuple(sorted(_confirmed(found), key=lambda f: GRADES.index(f.grade))),
+        findings=tuple(sorted(_confirmed(found, slopes), key=lambda f: GRADES.index(f.grade))),
         coverage=coverage.plain(),
         cost=cost(round(atoms_read * of_all)),
         slopes=slopes,
@@ -204,13 +215,23 @@ def _of_set(set_: str, finding: Finding) -> Finding:
     return dataclasses.replace(finding, message=f"{set_}: {finding.message}")
 
 
-def _confirmed(findings: list[Finding]) -> list[Finding]:
-    """A unit of the energies that the forces, too, speak for is certain."""
+def _confirmed(findings: list[Finding], slopes: Mapping[str, float]) -> list[Finding]:
+    """A unit of the energies that the forces, too, speak for is certain; one that they speak against is a note."""
     told = " ".join(f.message for f in findings if f.code == "energy-force-units")
-    return [
-        dataclasses.replace(f, grade="error")
-        if f.code == "energy-unit"
-        and any(f"energies in {unit}" in told and f" in {unit}," in f.message for unit in UNITS)
-        else f
-        for f in findings
-    ]
+    lines = [name.removesuffix(".correlation") for name, r in slopes.items() if name.endswith(".correlation")]
+    agree = any(
+        slopes[f"{line}.correlation"] >= LINE and abs(slopes[f"{line}.slope"] - 1) < AGREE for line in lines
+    )
+    judged = []
+    for f in findings:
+        if f.code == "energy-unit" and any(
+            f"energies in {u}" in told and f" in {u}," in f.message for u in UNITS
+        ):
+            f = dataclasses.replace(f, grade="error")
+        elif f.code == "energy-unit" and agree:
+            says = f"{f.message}; but they agree with the forces"
+            f = dataclasses.replace(
+                f, grade="note", message=says, advice=f"only if forces are so too: {f.advice}"
+            )
+        judged.append(f)
+    return judged

@@ -41,8 +41,13 @@ def check(
     keys = as_keys(label_key or [])
 
     from physicsml_ase.check import check_sources, repair, written_to
+    from physicsml_ase.config import did_you_mean
+    from physicsml_ase.conventions import PROPERTIES, InputError
     from physicsml_ase.data.sources import open_source
 
+    for name in keys:
+        if name not in PROPERTIES:
+            raise InputError(f"--label-key {name}: {did_you_mean(name, PROPERTIES)}")
     if fix is not None:
         written_to(fix)  # a wrong name is told before the wait
     given = {"train": data, "validation": validation, "test": test}

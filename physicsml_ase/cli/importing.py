@@ -24,6 +24,12 @@ def import_(
         str | None,
         typer.Option(help="Elements of a model that does not say, such as 'H C O'.", metavar="SYMBOLS"),
     ] = None,
+    energy_unit: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a model of torchmd-net that was not trained in eV: kcal/mol, kJ/mol or Hartree."
+        ),
+    ] = None,
     python: Annotated[
         str | None,
         typer.Option(
@@ -37,6 +43,7 @@ def import_(
     """Turn a model of mace-torch, nequip, nequip-allegro, torchmd-net or torchani into a checkpoint."""
     import sys
 
+    from ase import units
     from ase.data import atomic_numbers, chemical_symbols
 
     from physicsml_ase.checkpoint import save_potential
@@ -47,11 +54,25 @@ def import_(
     unknown = [s for s in symbols if s not in atomic_numbers]
     if unknown:
         raise InputError(f"--elements: {unknown[0]!r} is no element")
+    factors = {
+        "eV": 1.0,
+        "kcal/mol": units.kcal / units.mol,
+        "kJ/mol": units.kJ / units.mol,
+        "Hartree": units.Hartree,
+    }
+    if energy_unit is not None and energy_unit not in factors:
+        raise InputError(f"--energy-unit: {energy_unit!r} is none of {', '.join(factors)}")
+    factor = None if energy_unit is None else factors[energy_unit]
     numbers = sorted({atomic_numbers[s] for s in symbols})
-    potential = import_model(code, model, python=python or sys.executable, head=head, elements=numbers).eval()
-    about = {"imported": {"code": code, "file": model.name, "head": head or ""}}
+    potential = import_model(
+        code, model, python=python or sys.executable, head=head, elements=numbers, energy_unit=factor
+    ).eval()
+    unit = energy_unit or "eV"
+    about = {"imported": {"code": code, "file": model.name, "head": head or "", "energy_unit": unit}}
     save_potential(potential, output, frames=example_frames(potential), about=about)
     found = ", ".join(chemical_symbols[z] for z in potential.domain.elements[:12])
     more = len(potential.domain.elements) - 12
     found += f" and {more} more" if more > 0 else ""
-    typer.echo(f"written to {output}: {potential.config.name} for {found}")
+    typer.echo(
+        f"written to {output}: {potential.config.name} for {found}; its energies taken to be in {unit}"
+    )

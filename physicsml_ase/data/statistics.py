@@ -19,6 +19,8 @@ from physicsml_ase.domain import Domain
 
 log = logging.getLogger("physicsml_ase")
 
+ROUNDING = 1e-9
+"""Of the mean: smaller deviations are those of a constant."""
 SMALLEST_SCALE = 1e-4
 """Scales below this [eV] say nothing: all forces are zero, or there is only one structure."""
 
@@ -83,10 +85,15 @@ def resolve_domain(survey: Survey, recipe: Recipe, references_wanted: Wanted = N
         shortest_distances=survey.shortest_distances,
         neighbor_counts=survey.neighbor_counts,
         label_shifts={x.name: float(survey.moments[x.name].mean[0]) for x in survey.labels if x.shape == ()},
+        label_shifts_per_atom={
+            x.name: float(survey.moments[f"{x.name} per atom"].mean[0])
+            for x in survey.labels
+            if x.shape == () and x.level == "structure"
+        },
         label_scales=_label_scales(survey, force_square),
         attrs=recipe.attrs,
         attr_shifts=tuple(attrs.mean.tolist()) if attrs else (),
-        attr_scales=tuple(_positive(np.sqrt(attrs.deviation)).tolist()) if attrs else (),
+        attr_scales=tuple(_spread(np.sqrt(attrs.deviation), attrs.mean).tolist()) if attrs else (),
         self_interaction=recipe.self_interaction,
         pbc=recipe.pbc,
         cell=recipe.cell,
@@ -133,9 +140,11 @@ def _label_scales(survey: Survey, force_square: Floats) -> dict[str, float]:
         moments = survey.moments[label.name]
         square = moments.deviation[0] + (0.0 if label.shape == () else moments.mean[0] ** 2)
         rms = _rms(force_square) if label.name == "forces" else float(np.sqrt(square))
-        scales[label.name] = rms if rms > 0 else 1.0
+        mean = moments.mean[0] if label.shape == () else 0.0
+        scales[label.name] = float(_spread(np.array(rms), np.array(mean)))
     return scales
 
 
-def _positive(scales: Floats) -> Floats:
-    return np.where(scales > 0, scales, 1.0)
+def _spread(deviation: Floats, mean: Floats) -> Floats:
+    """Standard deviations, and 1 for what is constant but for rounding."""
+    return np.where(deviation > ROUNDING * np.abs(mean), deviation, 1.0)

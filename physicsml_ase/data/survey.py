@@ -136,6 +136,9 @@ class Survey:
             self.present[label.name] += len(owner[has].unique())
             finite = target[has].flatten().numpy()
             self.moments[label.name].add(finite[np.isfinite(finite)][:, None])
+            if label.level == "structure" and label.shape == ():
+                each = (target / of["num_atoms"]).numpy()
+                self.moments[f"{label.name} per atom"].add(each[np.isfinite(each)][:, None])
         if "inputs.graph_attrs" in of:
             self.moments["graph_attrs"].add(of["inputs.graph_attrs"].numpy())
 

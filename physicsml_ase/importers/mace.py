@@ -50,7 +50,7 @@ def import_mace(path: Path, head: str | None = None) -> Potential:
             (out["forces"] - check["forces"]).abs().max() / check["forces"].abs().max().clamp_min(1e-3)
         )
         energy = float((out["energy"][0] - check["energy"]).abs() / check["energy"].abs().clamp_min(1.0))
-        if max(forces, energy) > CLOSE:
+        if not (forces <= CLOSE and energy <= CLOSE):
             raise InputError(
                 f"{path}: for {atoms.get_chemical_formula()} the energy differs from mace-torch's by a part of "
                 f"{energy:.1e} and forces by {forces:.1e}: this model has something that is not known here"
@@ -145,6 +145,7 @@ def _config(config: Mapping[str, Any]) -> MACEConfig:
         interaction_cls_first=kinds[0],
         interaction_cls=kinds[-1] if len(kinds) > 1 else "RealAgnosticResidualInteractionBlock",
         pair_repulsion=config["pair_repulsion"],
+        repulsion_scale=1.0 if config["pair_repulsion"] else None,
         distance_transform="Agnesi" if config["distance_transform"] else "none",
     )
 

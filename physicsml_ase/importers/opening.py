@@ -36,17 +36,20 @@ def import_model(
     python: str | None = None,
     head: str | None = None,
     elements: Sequence[int] = (),
+    energy_unit: float | None = None,
 ) -> Potential:
-    """The potential in a file of another code (`CODES`).
+    """The potential in a file of another code (`CODES`), whose `energy_unit` [eV], of torchmd-net, is 1 if not given.
 
     What only that code can open is opened by it, in the interpreter `python`, which has it installed.
     """
+    if energy_unit is not None and code != "tensor_net":
+        raise InputError(f"--energy-unit is for models of torchmd-net; those of {code} are taken to be in eV")
     if code == "tensor_net":
         from physicsml_ase.importers.tensor_net import import_torchmdnet
 
         if not elements:
             raise InputError("a checkpoint of torchmd-net does not say its elements: name them (--elements)")
-        return import_torchmdnet(path, tuple(elements))
+        return import_torchmdnet(path, tuple(elements), energy_unit or 1.0)
     if code == "ani":
         from physicsml_ase.importers.ani import import_torchani
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from physicsml_ase.config import config, register_model
@@ -66,6 +66,9 @@ class MACEConfig:
     """What the Bessel functions are of: the distance, or its Agnesi transform by the elements' covalent radii."""
     pair_repulsion: bool = False
     """Add the repulsion of Ziegler, Biersack & Littmark below the sum of covalent radii."""
+    repulsion_scale: PositiveFloat | None = None
+    """Multiplies the repulsion before it is scaled as energies are. none: so that it is as published; mace-torch has
+    1, and so have its models."""
 
 
 def channels_and_degree(hidden_irreps: str) -> tuple[int, int]:
@@ -105,6 +108,7 @@ class MACE(Constants):
         self.bessel = BesselBasis(config.num_bessel, domain.cutoff, config.num_polynomial_cutoff)
         self.bessel_scale = math.pi * domain.cutoff**-1.5  # as mace-torch normalises them
         self.transform = AgnesiTransform() if config.distance_transform == "Agnesi" else None
+        self.repulsion_scale = config.repulsion_scale or 1 / domain.energy_scale
         self.repulsion = PairRepulsion(config.num_polynomial_cutoff) if config.pair_repulsion else None
         self.interactions = nn.ModuleList(
             Interaction(
@@ -162,7 +166,7 @@ class MACE(Constants):
             pieces = make_pieces(rows.slots, elements.place, self.elements.num, most)
         energy = self.energy_shift.expand(num_atoms)
         if self.repulsion is not None:
-            energy = energy + self.repulsion(graph, r_ij)
+            energy = energy + self.repulsion(graph, r_ij) * self.repulsion_scale
         layers = []
         for k, interaction in enumerate(self.interactions):
             x = interaction(x, radial, y, rows, pieces)  # (N, (L + 1)^2, C)

@@ -177,6 +177,11 @@ class LabelHead(nn.Module):
         self.pool = settings.pool or ("sum" if known is not None and known.extensive else "mean")
         self.scale = domain.label_scales.get(label.name, 1.0)
         self.shift = domain.label_shifts.get(label.name, 0.0) if label.shape == () else 0.0
+        self.shift_per_atom = None
+        if self.pool == "sum" and label.level == "structure" and label.shape == ():
+            self.shift_per_atom = domain.label_shifts_per_atom.get(
+                label.name
+            )  # those of earlier versions have none
 
     def forward(self, graph: Graph, features: Features, r_ij: Tensor) -> Tensor:
         """The label in its own units: (N, ...), (E, ...) or (S, ...), by its level."""
@@ -186,6 +191,8 @@ class LabelHead(nn.Module):
             value = segment_sum(value, graph.batch, size)
             if self.pool == "mean":
                 value = value / graph.num_atoms.view(size, *[1] * len(self.label.shape))
+        if self.shift_per_atom is not None:
+            return value * self.scale + self.shift_per_atom * graph.num_atoms
         return value * self.scale + self.shift
 
 

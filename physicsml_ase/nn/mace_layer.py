@@ -17,6 +17,8 @@ from physicsml_ase.nn.pair_rows import PairRows
 from physicsml_ase.nn.pieces import InPieces
 from physicsml_ase.nn.tensor_messages import TensorMessages
 
+MOST_KEPT = 8
+"""Sets of elements whose weights are kept as they are used."""
 SILU = 1.6791767923989418
 """Factor of SiLU, after which a standard normal variable's second moment is one, as e3nn has it."""
 
@@ -143,6 +145,8 @@ class Interaction(nn.Module):
             self._kept = (state, {})
         found = self._kept[1]
         if key not in found:
+            if len(found) > MOST_KEPT:
+                del found[next(k for k in found if k)]
             with torch.no_grad(), _disable_current_modes():  # for a trace these are constants
                 found[key] = make()
         return found[key]

@@ -65,7 +65,8 @@ def errors_of(evaluation: Evaluation, group_key: str = "config_type", num_worst:
                 elements[symbol].append(length[np.array(atoms.symbols) == symbol])
             atom = int(length.argmax())
             force = float(length[atom])
-        for name in ("stress", "dipole", "charges", "magmom", "magmoms"):
+        kept = (key for key in (*atoms.info, *atoms.arrays) if key.startswith("ref_"))
+        for name in sorted({key.removeprefix("ref_") for key in kept} - {"energy", "forces"}):
             _other(name, atoms, values)
         frames.append(FrameErrors(atoms, evaluation.source.where(k), group, energy, force, atom))
         if len(frames) > 200:
@@ -83,7 +84,7 @@ def errors_of(evaluation: Evaluation, group_key: str = "config_type", num_worst:
 
 def _other(name: str, atoms: Atoms, values: dict[str, list[Array]]) -> None:
     reference = atoms.info.get(f"ref_{name}", atoms.arrays.get(f"ref_{name}"))
-    predicted = atoms.calc.results.get(name)
+    predicted = atoms.calc.results.get(name, atoms.info.get(name, atoms.arrays.get(name)))
     if reference is None or predicted is None:
         return
     predicted, reference = np.asarray(predicted), np.asarray(reference)

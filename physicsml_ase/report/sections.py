@@ -190,8 +190,6 @@ def timings(run: Run, evaluated: tuple[int, float] | None, checks: Verification 
     best = run.record.get("best") or {}
     if best:
         rows.append(("best validation", f"epoch {int(best['epoch']) + 1}, step {best['step']}"))
-    if sessions and best.get("step"):
-        rows.append(("steps until then, over the whole time", f"{best['step'] / sessions:.3g} a second"))
     if evaluated is not None and evaluated[1] > 0:
         rows.append(
             ("errors of this report", f"{evaluated[0] / evaluated[1]:.3g} structures a second, eager")

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of Jordan's iteration, X <- a X + (b A + c A A) X with A = X X^T."""
 STEPS = 5
-TABLES = ("bias", "table", "embed", "channels", "elements")
+TABLES = ("bias", "table", "embed", "channels", "elements", "shifts", "scales")
 """Words in the names of weights that hold one row for each element, or that are added."""
 
 

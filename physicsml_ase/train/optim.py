@@ -101,6 +101,8 @@ class SchedulerConfig:
     @model_validator(mode="after")
     def _known(self) -> Self:
         _check_scheduler(NamedConfig(name=self.name, config=self.config))
+        if _by_step(self) and (self.interval == "epoch" or self.frequency != 1):
+            raise ValueError("interval, frequency: WarmupCosine follows every step: leave them out")
         return self
 
 
@@ -139,9 +141,14 @@ def build_optimizer(
     takes = parameters(OPTIMIZERS.classes[config.name])
     decays = "weight_decay" in takes and config.config.get("weight_decay", takes["weight_decay"].default)
     groups = [{"params": trained}]
-    flat = [p for p in trained if p.ndim < 2]
+    tables = {id(p) for name, p in named if name.rpartition(".")[2] in ("shifts", "scales")}
+    flat = [p for p in trained if p.ndim < 2 or id(p) in tables]
     if decays and flat:
-        groups = [{"params": [p for p in trained if p.ndim >= 2]}, {"params": flat, "weight_decay": 0.0}]
+        flats = {id(p) for p in flat}
+        groups = [
+            {"params": [p for p in trained if id(p) not in flats]},
+            {"params": flat, "weight_decay": 0.0},
+        ]
     optimizer = OPTIMIZERS.build(config, where, {"params": [g for g in groups if g["params"]]})
     assert isinstance(optimizer, Optimizer)
     return optimizer
@@ -163,7 +170,7 @@ def build_scheduler(
     length = RunLength(_finite(num_steps), _finite(num_epochs))
     whole = NamedConfig(name=config.name, config=config.config)
     scheduler = _build(whole, optimizer, length, budget or Budget(length.num_steps), where)
-    by_step = config.name == "WarmupCosine" or _mentions(config.config, "num_steps")
+    by_step = _by_step(config) or _mentions(config.config, "num_steps")
     is_plateau = config.name == "ReduceLROnPlateau"
     return {
         "scheduler": scheduler,
@@ -172,6 +179,11 @@ def build_scheduler(
         "monitor": config.monitor or ("val/total/loss" if is_plateau else None),
         "strict": config.strict,
     }
+
+
+def _by_step(config: SchedulerConfig) -> bool:
+    """Whether it is WarmupCosine, or has that within."""
+    return config.name == "WarmupCosine" or _mentions(config.config, "WarmupCosine")
 
 
 def _build(

@@ -225,6 +225,13 @@ def _as_before(config: RunConfig, domain: Domain, before: Domain) -> Domain:
         neighbor_counts=wider_of(domain.neighbor_counts, before.neighbor_counts),
         short_range=config.short_range,
         label_shifts=domain.label_shifts | before.label_shifts,
+        # a label that the model knew without them keeps its meaning
+        label_shifts_per_atom={
+            name: shift
+            for name, shift in domain.label_shifts_per_atom.items()
+            if name not in before.label_shifts
+        }
+        | before.label_shifts_per_atom,
         label_scales=domain.label_scales | before.label_scales,
         attr_shifts=before.attr_shifts,
         attr_scales=before.attr_scales,

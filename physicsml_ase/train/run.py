@@ -12,7 +12,7 @@ from physicsml_ase.train.committee import fit_and_teach
 from physicsml_ase.train.fit import Result, Start, fit, last_checkpoint
 from physicsml_ase.train.folder import RunFolder, is_first_process
 from physicsml_ase.train.given import Data, as_text, with_data
-from physicsml_ase.train.settings import RunConfig
+from physicsml_ase.train.settings import RunConfig, TransferConfig
 from physicsml_ase.train.stages import stage_configs, stage_folder
 
 log = logging.getLogger("physicsml_ase")
@@ -34,9 +34,7 @@ def start(
     """
     folder = RunFolder(root)
     if config.transfer_learning:
-        ckpt = str(Path(config.transfer_learning.ckpt).expanduser().absolute())
-        transfer = dataclasses.replace(config.transfer_learning, ckpt=ckpt)
-        config = dataclasses.replace(config, transfer_learning=transfer)
+        config = dataclasses.replace(config, transfer_learning=_absolute(config.transfer_learning))
     stages = stage_configs(config, folder.root)  # what is wrong in a later stage is wrong now
     if ckpt_path and len(stages) > 1:
         raise InputError(
@@ -50,6 +48,20 @@ def start(
             given = ckpt_path is not None or (potential is not None and not config.transfer_learning)
             folder.write_record(data=as_text(data), status="started", continues=given)
         return _run(config, data, folder, begin)
+
+
+def _absolute(transfer: TransferConfig) -> TransferConfig:
+    """The same with absolute paths, which a later session finds from another folder too."""
+    stages = []
+    for stage in transfer.stages:
+        own = {
+            key: spec for key, spec in stage.datamodule.items() if key.removesuffix("_data") in Data._fields
+        }
+        named = as_text(Data(**{key.removesuffix("_data"): spec for key, spec in own.items()})) or {}
+        absolute = {key: named.get(key.removesuffix("_data"), spec) for key, spec in own.items()}
+        stages.append(dataclasses.replace(stage, datamodule={**stage.datamodule, **absolute}))
+    ckpt = str(Path(transfer.ckpt).expanduser().absolute())
+    return dataclasses.replace(transfer, ckpt=ckpt, stages=stages)
 
 
 def resume(root: str | Path, *, data: Data | None = None, started_at: float | None = None) -> Result:

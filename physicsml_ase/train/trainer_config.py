@@ -87,6 +87,18 @@ PrecisionName = Literal[
 # fmt: on
 
 
+def _devices(value: int | str | list[int]) -> int | str | list[int]:
+    """What Lightning understands: a number, several with commas between them, a list of them, or "auto"."""
+    if isinstance(value, str) and value != "auto":
+        numbers = [part.strip().removeprefix("-") for part in value.split(",") if part.strip()]
+        if not numbers or not all(number.isdigit() for number in numbers):
+            raise ValueError(
+                f"{value!r} is no number of devices and no list of them: for the second GPU, write accelerator=cuda "
+                "devices=[1]"
+            )
+    return value
+
+
 def _plain_precision(name: str | int | None) -> str | int:
     """One name for each of float32 and float64, which have several."""
     if name is None or name in ("32", "32-true"):
@@ -106,7 +118,7 @@ class TrainerConfig:
     """What to compute on: auto, cpu, gpu, cuda, mps, tpu."""
     strategy: StrategyEntry = "auto"
     """How several devices work together: auto, a name such as ddp, or {name, config}."""
-    devices: int | str | list[int] = "auto"
+    devices: Annotated[int | str | list[int], AfterValidator(_devices)] = "auto"
     """How many devices, or which; -1 or "auto" is all of them (on a CPU: one process)."""
     num_nodes: Annotated[int, Field(ge=1)] = 1
     """Number of machines."""

@@ -39,7 +39,7 @@ def adopt(new: Potential, trained: Potential, modules: Mapping[str, str] | None 
 
 
 def freeze(potential: Potential, modules: Sequence[str]) -> None:
-    """Keep the weights of these modules, by their paths, as they are; all others learn."""
+    """Keep the weights of these modules, by their paths, as they are. Others learn unless the model says no."""
     names = dict(potential.named_modules())
     for path in modules:
         if path not in names:
@@ -47,7 +47,8 @@ def freeze(potential: Potential, modules: Sequence[str]) -> None:
                 f"transfer_learning.stages: freeze_modules: {path!r}: {did_you_mean(path, names)}"
             )
     for name, parameter in potential.named_parameters():
-        parameter.requires_grad_(not any(_within(name, path) for path in modules))
+        if any(_within(name, path) for path in modules):
+            parameter.requires_grad_(False)
 
 
 def _within(name: str, path: str) -> bool:

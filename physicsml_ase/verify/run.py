@@ -142,7 +142,9 @@ class _Run:
         for name in names:
             self._try(name, partial(self._backend, skin, name))
         some = [s for s in self.real or self.structures if len(s.atoms) > 1]
-        if some:
+        if not potential.has_energy or "forces" in potential.headed:
+            self.notes.append("NVE: forces are no derivative of an energy in this model, and conserve none")
+        elif some:
             smallest = min(some, key=lambda s: len(s.atoms))
 
             def check() -> Found:

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
-from ase.build import molecule
+from ase.build import bulk, fcc111, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.db import connect
 from ase.io import read, write
+from command_line import error_of, run
 
 from physicsml_ase.check import check, repair
 from physicsml_ase.check.report import Report
@@ -25,6 +27,13 @@ def frames(count: int = 12) -> list[Atoms]:
         )
         result.append(atoms)
     return result
+
+
+def labelled(atoms: Atoms, **results: object) -> Atoms:
+    """A copy with these results."""
+    new = atoms.copy()
+    new.calc = SinglePointCalculator(new, **results)
+    return new
 
 
 def repaired(some: list[Atoms], tmp_path: Path) -> tuple[list[Atoms], Report]:
@@ -69,3 +78,80 @@ def test_another_charge_or_other_forces_are_another_calculation(tmp_path: Path) 
     assert len(fixed) == 14
     assert sum(atoms.info.get("charge", 0) == 1 for atoms in fixed) == 1
     assert "disagreeing-duplicates" in {finding.code for finding in report.findings}
+
+
+def test_what_a_database_s_rows_hold_beside(tmp_path: Path) -> None:
+    some, rng = frames(6), np.random.default_rng(1)
+    with connect(tmp_path / "a.db") as db:
+        for atoms in some:
+            db.write(atoms, key_value_pairs={"run": 3}, data={"gap": 1.5, "hirshfeld": rng.normal(size=6)})
+    source = open_source(str(tmp_path / "a.db"))
+    done = repair(check(source), source, "train", {}, tmp_path / "fixed.xyz")
+    (first, *_) = read(tmp_path / "fixed.xyz", ":")
+    assert first.info["gap"] == 1.5
+    assert first.info["run"] == 3
+    assert first.arrays["hirshfeld"].shape == (6,)
+    assert "nothing else was changed" in done[-1]
+
+
+def test_other_labels_keep_their_names(tmp_path: Path) -> None:
+    some = frames(6)
+    for atoms in some:
+        atoms.info["REF_dipole"] = np.ones(3)
+    write(tmp_path / "data.xyz", some, format="extxyz")
+    source = open_source(str(tmp_path / "data.xyz"))
+    done = repair(check(source), source, "train", {"dipole": "REF_dipole"}, tmp_path / "fixed.xyz")
+    assert read(tmp_path / "fixed.xyz", 0).info["REF_dipole"].tolist() == [1, 1, 1]
+    assert "renamed" not in " ".join(done)
+    error = error_of(run("check", str(tmp_path / "data.xyz"), "--label-key", "Energy=REF_energy"))
+    assert "--label-key Energy: " in error
+
+
+def test_what_differs_far_apart_is_no_repeat(tmp_path: Path) -> None:
+    apart = []
+    for d in np.linspace(6.5, 11.5, 11):
+        other = molecule("CH4")
+        other.positions += [0, 0, d]
+        atoms = molecule("CH4") + other
+        apart.append(labelled(atoms, energy=-10 + d**-6, forces=np.zeros((10, 3))))
+    above = []
+    for d in (5.0, 6.0, 7.0):
+        slab = fcc111("Cu", (2, 2, 2), vacuum=12.0, periodic=True)
+        slab += Atoms("O", [slab.positions[-1] + np.array([0, 0, d])])
+        above.append(labelled(slab, energy=-1 / d, forces=np.zeros((9, 3))))
+    for some in (apart, above):
+        found = {f.code for f in check(some).findings}
+        assert not {"duplicates", "disagreeing-duplicates"} & found
+        assert "leakage" not in {f.code for f in check(some[:2], test=some[2:]).findings}
+    assert "duplicates" in {f.code for f in check([*apart, apart[3]]).findings}
+
+
+def test_one_atom_that_moved_a_little_in_many_cells(tmp_path: Path) -> None:
+    some, rng = [], np.random.default_rng(0)
+    for k in range(240):
+        cell = bulk("MgO", "rocksalt", a=4.2 + 0.0005 * k, cubic=True).repeat((1, 1, 2))
+        for atom in (0, 1):
+            moved = cell.copy()
+            moved.positions[atom, 0] += 0.01
+            some.append(
+                labelled(moved, energy=-5.0 + 1e-3 * rng.normal(), forces=0.1 * rng.normal(size=(16, 3)))
+            )
+    assert "duplicates" not in {f.code for f in check(some).findings}
+
+
+def test_of_equal_frames_those_with_more_labels_stay_and_states_tell_them_apart(tmp_path: Path) -> None:
+    some = frames(6)
+    bare = labelled(some[2], energy=some[2].calc.results["energy"], forces=some[2].calc.results["forces"])
+    fixed, _ = repaired([bare, *some], tmp_path)
+    assert len(fixed) == 6
+    assert all("dipole" in atoms.calc.results for atoms in fixed)
+    with connect(tmp_path / "b.db") as db:
+        for atoms in some:
+            for charge in (0, 1):
+                db.write(atoms, key_value_pairs={"total_charge": charge})
+    assert not {"duplicates", "disagreeing-duplicates"} & {f.code for f in check(tmp_path / "b.db").findings}
+    cations = [atoms.copy() for atoms in some]
+    for neutral, cation in zip(some, cations):
+        neutral.info["charge"], cation.info["charge"] = 0, 1
+        cation.calc = neutral.calc
+    assert "leakage" not in {f.code for f in check(some, test=cations).findings}

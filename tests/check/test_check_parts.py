@@ -228,6 +228,32 @@ def test_methods_that_the_file_tells_apart() -> None:
     assert "PBE (3 frames), SCAN (1 frame)" in found.message
 
 
+def test_what_was_never_computed() -> None:
+    rng, crystals = np.random.default_rng(0), []
+    for _ in range(12):
+        cell = bulk("Cu", cubic=True)
+        cell.set_cell(cell.cell.array @ (np.eye(3) + 0.02 * rng.normal(size=(3, 3))), scale_atoms=True)
+        crystals.append(emt(rattled(cell, 0.1)))
+    placeholders = {"constant-energy", "zero-stress"}
+    assert not placeholders & codes(*crystals)
+    flat = [labelled(a, **a.calc.results | {"energy": 0.0}) for a in crystals]
+    assert placeholders & codes(*flat) == {"constant-energy"}
+    half = [labelled(a, **a.calc.results | {"stress": np.zeros(6)}) for a in crystals[::2]]
+    assert placeholders & codes(*crystals[1::2], *half) == {"zero-stress"}
+    at_rest = [labelled(a, energy=-1.0, forces=np.zeros((4, 3)), stress=np.zeros(6)) for a in crystals]
+    assert not placeholders & codes(*at_rest)
+
+
+def test_names_of_how_structures_were_made_are_no_theory() -> None:
+    some = [emt(rattled(bulk("Cu", cubic=True), 0.05 + 0.01 * k)) for k in range(6)]
+    for k, atoms in enumerate(some):
+        atoms.info["sampling_method"] = ("md", "rattle")[k % 2]
+    assert "mixed-theory" not in codes(*some)
+    for k, atoms in enumerate(some):
+        atoms.info["method"] = ("PBE", "SCAN")[k % 2]
+    assert "mixed-theory" in codes(*some)
+
+
 def test_isolated_atoms_of_another_method() -> None:
     frames = [emt(rattled(bulk("Cu", cubic=True), seed=k)) for k in range(8)]
     alone = labelled(Atoms("Cu"), energy=-45_000.0)

@@ -82,6 +82,16 @@ def test_frames_that_are_all_the_same_give_finite_scales() -> None:
     assert sum(domain.atomic_energies.values()) == pytest.approx(-7.0)
 
 
+def test_constants_that_are_no_round_number_have_a_scale_of_one() -> None:
+    frames = molecules(40)
+    for atoms in frames:
+        atoms.info |= {"pressure": 0.1, "gap": 0.1}
+    gap = Label("gap", "structure", (), "gap")
+    domain = resolved(frames, labels=(*LABELS, gap), attrs=("pressure",)).domain
+    assert domain.attr_scales == (1.0,)
+    assert domain.label_scales["gap"] == 1.0
+
+
 def test_isolated_atoms_of_every_element_are_the_reference() -> None:
     frames = [*relabelled(noise=0.3), lone("H", -13.0), lone("C", -1000.0), lone("O", -2000.0)]
     statistics = resolved(frames)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from ase.build import bulk, molecule
 from references_for_tests import FOLDER, assert_equal, made_by_peer, read_reference
 
@@ -186,6 +187,35 @@ def test_pieces_give_the_whole(monkeypatch: pytest.MonkeyPatch, crowded: bool) -
     parts = potential(graph)
     for name in ("energies", "forces", "stress"):
         torch.testing.assert_close(parts[name], whole[name], rtol=0, atol=1e-12, equal_nan=True)
+
+
+def test_weights_are_kept_for_few_sets_of_elements() -> None:
+    """Screening many compositions must not fill the memory."""
+    config = validate(MACEConfig, {"name": "mace", "hidden_irreps": "4x0e+4x1o", "max_ell": 2})
+    domain = Domain(cutoff=3.5, elements=tuple(range(1, 21)))
+    potential = Potential(config, domain, ()).eval().requires_grad_(False)
+    dimer = [to_graph(Atoms([1, z], [[0, 0, 0], [0, 0, 1.2]]), 3.5) for z in range(2, 21)]
+    first = [potential(graph)["energy"].item() for graph in dimer]
+    again = [potential(graph)["energy"].item() for graph in dimer]
+    assert first == again
+    blocks = [m for m in potential.modules() if hasattr(m, "_kept")]
+    assert blocks
+    assert all(len(block._kept[1]) <= 10 for block in blocks)
+
+
+@pytest.mark.parametrize("energy_scale", [1.0, 0.1])
+def test_repulsion_is_in_electronvolts(energy_scale: float) -> None:
+    torch.manual_seed(0)
+    settings = {"name": "mace", "hidden_irreps": "4x0e", "max_ell": 1, "pair_repulsion": True}
+    domain = Domain(cutoff=3.5, elements=(8,), energy_scale=energy_scale, short_range="none")
+    pair = to_graph(Atoms("O2", [[0, 0, 0], [0, 0, 0.4]]), 3.5)
+    energies = []
+    for repels in (True, False):
+        potential = Potential(validate(MACEConfig, settings | {"pair_repulsion": repels}), domain, ())
+        for weight in potential.parameters():
+            weight.data.zero_()
+        energies.append(potential.double().eval()(pair)["energy"].item())
+    assert energies[0] - energies[1] == pytest.approx(72.6, abs=0.1)
 
 
 def test_kept_weights_follow_the_weights() -> None:

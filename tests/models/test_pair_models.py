@@ -17,6 +17,7 @@ from physicsml_ase.models.lj import LJConfig
 from physicsml_ase.models.zbl import ZBLConfig
 from physicsml_ase.nn.wall import repulsion
 from physicsml_ase.potential import Potential
+from physicsml_ase.train.transfer import freeze
 
 CUTOFF = 6.0
 
@@ -126,3 +127,12 @@ def test_short_range_repulsion_beside_every_model(name: str) -> None:
     wall, _ = repulsion(d, torch.full_like(d, 0.9 * 2.0), z, z)
     assert energies[0] - energies[1] == pytest.approx((wall[0] - wall[1]).item(), rel=1e-9)
     assert energies[0] - energies[1] > 100
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_what_is_not_to_be_trained_is_not(trainable: bool) -> None:
+    potential = lj(trainable=trainable)
+    freeze(potential, [])
+    assert {p.requires_grad for p in potential.model.parameters()} == {trainable}
+    freeze(potential, ["model"])
+    assert not any(p.requires_grad for p in potential.parameters())

@@ -164,11 +164,22 @@ def test_the_length_of_the_run_by_name() -> None:
 
 
 def test_given_interval_wins() -> None:
-    config = SchedulerConfig(interval="epoch", frequency=2, monitor="a", strict=False)
+    config = SchedulerConfig(
+        name="StepLR", config={"step_size": 3}, interval="epoch", frequency=2, monitor="a", strict=False
+    )
     built = build_scheduler(config, sgd(), 100, 10)
     assert {k: v for k, v in built.items() if k != "scheduler"} == {
         "interval": "epoch", "frequency": 2, "monitor": "a", "strict": False,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("change", [{"interval": "epoch"}, {"frequency": 2}])
+def test_warmup_cosine_follows_every_step(change: dict[str, object]) -> None:
+    warmup = {"name": "WarmupCosine", "config": {}}
+    nested = {"name": "SequentialLR", "config": {"schedulers": [warmup], "milestones": []}}
+    for data in (warmup, nested):
+        with pytest.raises(InputError, match="WarmupCosine follows every step"):
+            validate(SchedulerConfig, data | change)
 
 
 def test_nested_schedulers() -> None:

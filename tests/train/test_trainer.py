@@ -261,6 +261,7 @@ def test_double_precision(tmp_path: Path) -> None:
         ({"max_epoch": 3}, "trainer: max_epoch: unknown key; did you mean 'max_epochs'?"),
         ({"max_epochs": -3}, "trainer: max_epochs: -3: must be int >= -1 | none"),
         ({"precision": "16-mix"}, "did you mean '16-mixed'?"),
+        ({"devices": "cuda:1"}, "write accelerator=cuda devices="),
         ({"accelerator": "gpuu"}, "trainer: accelerator: 'gpuu': unknown accelerator; did you mean 'gpu'?"),
         ({"strategy": "dpp"}, "trainer: strategy: unknown strategy 'dpp'; did you mean 'ddp'?"),
         (

@@ -13,7 +13,7 @@ from runs_for_tests import KillBefore, Killed, checkpoint, differences, frames, 
 from physicsml_ase.checkpoint import load_potential
 from physicsml_ase.conventions import InputError
 from physicsml_ase.train import fit, pace
-from physicsml_ase.train.run import Data, resume, start
+from physicsml_ase.train.run import Data, _absolute, resume, start
 from physicsml_ase.train.settings import RunConfig
 
 
@@ -170,6 +170,15 @@ def test_stages(tmp_path: Path, trained: Path, caplog: pytest.LogCaptureFixture)
     config = (two / "config.yaml").read_text()
     assert "batch_size: 2" in config
     assert "name: Adam\n" in config
+
+
+def test_paths_of_stages_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    stages = [{"datamodule": {"train_data": "more.xyz", "cut_off": 3.0}}]
+    config = painn(from_(Path("a.ckpt"), stages=stages))
+    made = _absolute(config.transfer_learning)
+    assert made.ckpt == str(tmp_path / "a.ckpt")
+    assert made.stages[0].datamodule == {"train_data": str(tmp_path / "more.xyz"), "cut_off": 3.0}
 
 
 def test_stages_are_continued_where_they_stopped(

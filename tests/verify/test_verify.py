@@ -22,6 +22,7 @@ from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph, edge_vectors
 from physicsml_ase.neighbors import VerletList
 from physicsml_ase.nn.features import segment_sum
+from physicsml_ase.nn.heads import HeadConfig
 from physicsml_ase.potential import Potential, forces_and_stress
 from physicsml_ase.verify import Verification, verify
 
@@ -243,6 +244,15 @@ def test_a_list_with_half_its_skin_fails(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(VerletList, "_bounds", careless)
     assert "skin" in failed(verify(make()))
+
+
+def test_forces_alone_are_no_failure() -> None:
+    label = Label("forces", "atom", (3,), "forces")
+    config = validate(MODELS["painn"].config, {"name": "painn", "channels": 6, "layers": 1, "num_radial": 4})
+    potential = Potential(config, DOMAIN, (label,), {"forces": HeadConfig(direct=True)})
+    found = verify(potential.eval().requires_grad_(False))
+    assert found.passed, found.text()
+    assert "NVE: forces are no derivative" in found.text()
 
 
 @pytest.mark.parametrize("at_once", [True, False])
