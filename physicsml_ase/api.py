@@ -79,7 +79,8 @@ class PhysicsMLModel:
         root = free_folder(Path(config.trainer.default_root_dir or "training"))
         result = start(config, data, root, potential=self._potential, ckpt_path=ckpt_path)
         self._potential, self.folder = result.potential, result.folder.root
-        self._config = _of_trained(self._config)
+        if not result.interrupted:  # what goes on from a training checkpoint needs it still
+            self._config = _of_trained(self._config)
         if result.folder.model.exists():  # only the first of several processes writes it
             self._remember(read_checkpoint(result.folder.model))
         if result.interrupted:
@@ -139,7 +140,9 @@ def load_model(
     """
     if isinstance(config, str | Path) and Path(config).suffix == ".ckpt":
         contents = read_checkpoint(config)
-        given = _of_trained(contents["about"].get("config") or {"model": contents["model"]})
+        given = contents["about"].get("config") or {"model": contents["model"]}
+        if contents["about"].get("finished", True):
+            given = _of_trained(given)
         model = PhysicsMLModel(load(given, overrides), load_potential(config))
         model._remember(contents)
     else:

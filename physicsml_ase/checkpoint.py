@@ -64,8 +64,11 @@ def build_potential(description: Mapping[str, Any], where: str = "checkpoint") -
             f"{where}: was written by physicsml_ase {description['version']}, which is newer than this one "
             f"({__version__}); upgrade with pip install -U physicsml-ase"
         )
+    model = dict(description["model"])
+    if model.get("pair_repulsion"):
+        model.setdefault("repulsion_scale", 1.0)  # which it was before it had a name
     return Potential(
-        model=validate(model_config_type(), description["model"], where=f"{where}: model"),
+        model=validate(model_config_type(), model, where=f"{where}: model"),
         domain=validate(Domain, description["domain"], where=f"{where}: domain"),
         labels=tuple(
             Label(name, level, tuple(shape), key) for name, level, shape, key in description["labels"]
@@ -299,7 +302,7 @@ def describe_checkpoint(path: str | Path) -> dict[str, str]:
             f"{chemical_symbols[z]} {e:.6g} eV" for z, e in sorted(domain.atomic_energies.items())
         ),
         "stored frames": f"{len(contents['frames'])}, replayed within {deviation:.1e} of the largest force"
-        + (": THIS INSTALLATION COMPUTES SOMETHING ELSE" if deviation > 1e-3 else ""),
+        + (": THIS INSTALLATION COMPUTES SOMETHING ELSE" if not deviation <= 1e-3 else ""),
     }
     for name, source in (about.get("data", {}).get("sources") or {}).items():
         words[f"{name} data"] = f"{source['source']}, {source['used']} structures, {source['hash'][:12]}"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from physicsml_ase.config import MODELS
-from physicsml_ase.conventions import InputError, Label
+from physicsml_ase.conventions import Label
 from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph, edge_vectors
 from physicsml_ase.nn.features import NUM_ELEMENTS, Features, mlp, segment_sum
@@ -43,11 +43,6 @@ class Potential(nn.Module):
         self.model = MODELS[model.name].module(model, domain)
         widths = Widths.of(self.model)
         settings = {label.name: self.heads.get(label.name, HeadConfig()) for label in labels}
-        for name, head in self.heads.items():
-            if head.direct and name not in ("forces", "stress"):
-                raise InputError(
-                    f"heads.{name}.direct: true, but only forces and stress have a derivative to replace"
-                )
         own = [label for label in labels if label.name not in DERIVED or settings[label.name].direct]
         uncertain = [label for label in labels if settings[label.name].variance]
         # a list, since a label may have a name that no module can have

@@ -18,7 +18,7 @@ import physicsml_ase.models  # noqa: F401
 from physicsml_ase.atoms import to_graph
 from physicsml_ase.checkpoint import load_potential, replay, save_potential
 from physicsml_ase.config import MODELS, validate
-from physicsml_ase.conventions import PROPERTIES, InputError, Label
+from physicsml_ase.conventions import PROPERTIES, Label
 from physicsml_ase.domain import Domain
 from physicsml_ase.graph import collate, split
 from physicsml_ase.nn.heads import HeadConfig
@@ -229,17 +229,6 @@ def test_a_label_of_a_supercell(pool: str) -> None:
     potential = Potential(settings, domain, (gap,), {"gap": HeadConfig(pool=pool)}).double().eval()
     one, four = (float(potential(to_graph(a, 3.5))["gap"][0]) for a in (cell, cell.repeat((2, 2, 1))))
     assert four == pytest.approx(4 * one if pool == "sum" else one, rel=1e-9)
-
-
-def test_only_what_is_a_derivative_can_be_direct() -> None:
-    energy = Label("energy", "structure", (), "energy")
-    settings = validate(
-        MODELS["painn"].config, {"name": "painn", "channels": 6, "layers": 1, "num_radial": 4}
-    )
-    with pytest.raises(InputError, match=r"heads\.energy\.direct: true, but only forces and stress"):
-        Potential(
-            settings, Domain(cutoff=3.5, elements=(26,)), (energy,), {"energy": HeadConfig(direct=True)}
-        )
 
 
 def test_energies_of_far_atoms_add(potential: Potential) -> None:

@@ -276,6 +276,12 @@ def test_a_continued_run_has_the_constraints_that_are_given(tmp_path: Path, suff
         result = md(EMT(), atoms, steps=steps, trajectory=path)
         assert result.atoms.get_distance(0, 1, mic=True) == pytest.approx(length, abs=1e-6)
     assert "constraints" not in caplog.text
+    for order in ([3, 1], [1, 3]):
+        other = crystal()
+        other.set_constraint([FixAtoms(order[:1]), FixAtoms(order)])
+        for steps in (3, 6):
+            md(EMT(), other, steps=steps, trajectory=tmp_path / f"other{order[0]}{suffix}")
+    assert "constraints" not in caplog.text
     atoms.set_constraint(FixAtoms([3]))
     before = read(path).positions[3]
     after = md(EMT(), atoms, steps=15, trajectory=path).atoms.positions[3]

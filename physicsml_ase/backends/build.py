@@ -45,7 +45,7 @@ def build(source: str, macros: tuple[tuple[str, int], ...] = ()) -> ctypes.CDLL:
     told = (*texts, *defines, *ALWAYS, os.environ.get("CXX", ""), _machine())
     name = f"{code.stem}-{hashlib.sha256(chr(0).join(told).encode()).hexdigest()[:20]}.so"
     for folder in cache_folders():
-        if (folder / name).exists():
+        if os.path.exists(folder / name):  # of Path's, one that may not be looked at is an error
             try:
                 return ctypes.CDLL(str(folder / name))
             except OSError as error:
@@ -69,8 +69,10 @@ def cache_folders() -> list[Path]:
     with contextlib.suppress(RuntimeError):  # a user without a home
         folders.append(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"))
     own = Path(tempfile.gettempdir()) / f"physicsml_ase-{os.getuid()}"
-    if not own.exists() or _is_only_mine(own):
-        folders.append(own)
+    with contextlib.suppress(OSError):
+        own.mkdir(mode=0o700, exist_ok=True)
+        if _is_only_mine(own):
+            folders.append(own)
     return [folder / "physicsml_ase" for folder in folders]
 
 
@@ -79,8 +81,7 @@ def _folder_to_write() -> Path:
     why = "no place for temporary files"
     for folder in cache_folders():
         try:
-            folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 return folder
         except OSError as error:

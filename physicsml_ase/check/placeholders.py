@@ -21,6 +21,8 @@ class Placeholders:
         self.energies: dict[str, tuple[float, float]] = {}
         """Lowest and highest energy of each composition [eV]."""
         self.frames: dict[str, Places] = defaultdict(Places)
+        self.kinds: dict[str, set[float]] = defaultdict(set)
+        """Sizes of their forces: copies of one frame have its energy."""
 
     def see(self, frame: Frame) -> None:
         """One more frame."""
@@ -34,6 +36,8 @@ class Placeholders:
             self.energies[formula] = low, high = min(low, frame.energy), max(high, frame.energy)
             if low == high:
                 self.frames[formula].add(frame)
+                if len(self.kinds[formula]) < FEW:
+                    self.kinds[formula].add(round(float(np.square(frame.forces).sum()), 6))
 
     def findings(self) -> list[Finding]:
         """What was found."""
@@ -44,7 +48,7 @@ class Placeholders:
             "a stress that was not computed is to be left out: zero is learned as it is",
         )
         for formula, (low, high) in self.energies.items():
-            if low == high and len(self.frames[formula]) >= FEW:
+            if low == high and len(self.kinds[formula]) >= FEW:
                 found += self.frames[formula].finding(
                     "warning",
                     "constant-energy",

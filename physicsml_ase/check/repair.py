@@ -43,8 +43,8 @@ def repair(report: Report, source: Source, set_: str, keys: Mapping[str, str], p
                     dropped.setdefault(index, finding.code)
     if len(dropped) == len(source):
         raise InputError(f"{source.name}: no frame could stay, nothing is written to {path}")
-    lost, renamed = [0], [0]
-    _write(_kept(source, dropped, keys, lost, renamed), path)
+    lost, renamed, left = [0], [0], dict[str, int]()
+    _write(_kept(source, dropped, keys, lost, renamed, left), path)
     done = [
         f"dropped {in_number(n)} {why}"
         for code, why in DROPPED.items()
@@ -55,6 +55,9 @@ def repair(report: Report, source: Source, set_: str, keys: Mapping[str, str], p
     if renamed[0]:
         names = ", ".join(f"{keys[name]} to {name}" for name in LABELS if keys.get(name, name) != name)
         done.append(f"renamed labels in {in_number(renamed[0])}: {names}")
+    if left:
+        names = ", ".join(f"{key} of {in_number(n)}" for key, n in left.items())
+        done.append(f"left out, as extxyz can not hold it: {names}")
     done.append(f"wrote {in_number(len(source) - len(dropped))} to {path}; nothing else was changed")
     return done
 
@@ -69,9 +72,14 @@ def written_to(path: str | Path) -> Path:
 
 
 def _kept(
-    source: Source, dropped: Mapping[int, str], keys: Mapping[str, str], lost: list[int], renamed: list[int]
+    source: Source,
+    dropped: Mapping[int, str],
+    keys: Mapping[str, str],
+    lost: list[int],
+    renamed: list[int],
+    left: dict[str, int],
 ) -> Iterator[Atoms]:
-    """The frames that stay, with labels under our names; counts what is done to them."""
+    """The frames that stay, with labels under our names; counts what is done to them, and what is `left` out."""
     for index in range(len(source)):
         if index in dropped:
             continue
@@ -81,10 +89,14 @@ def _kept(
         pairs = atoms.info.pop("key_value_pairs", None) or {}
         data = atoms.info.pop("data", None) or {}  # of a database's row
         taken = {*LABELS, *(keys[name] for name in LABELS if name in keys)}
-        of_atoms = {k: np.asarray(v) for k, v in data.items() if np.ndim(v) and len(v) == len(atoms)}
-        for key, value in of_atoms.items():
-            atoms.arrays.setdefault(key, value)
-        pairs = {**{k: v for k, v in data.items() if k not in of_atoms}, **pairs}
+        for key, value in data.items():
+            written = _writable(value)
+            if written is None:
+                left[key] = left.get(key, 0) + 1
+            elif written.ndim and len(written) == len(atoms):
+                atoms.arrays.setdefault(key, written)
+            else:
+                pairs = {key: written if written.ndim else value, **pairs}
         info = {**{k: v for k, v in pairs.items() if k not in atoms.info}, **atoms.info}
         atoms.info = {k: v for k, v in info.items() if k not in taken and not isinstance(v, dict)}
         for key in taken & set(atoms.arrays):
@@ -109,6 +121,15 @@ def _kept(
         lost[0] += len(frame.faults)
         renamed[0] += any(name in LABELS and keys.get(name, name) != name for name in results)
         yield atoms
+
+
+def _writable(value: object) -> np.ndarray | None:
+    """What extxyz can hold of a value, None where it can not."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # ragged
+        return None
+    return array if array.ndim <= 2 and array.dtype.kind in "biufU" else None
 
 
 def _write(frames: Iterator[Atoms], path: Path) -> None:

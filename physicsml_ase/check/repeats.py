@@ -4,6 +4,7 @@ A frame leaves a fingerprint of a few numbers: sums over atoms of smooth functio
 structures have equal ones; near fingerprints are looked at again, distance by distance. S frames, K numbers.
 """
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,7 @@ from scipy.spatial import cKDTree
 
 from physicsml_ase.check.findings import Finding, Places
 from physicsml_ase.check.frame import LABELS, Floats, Frame
+from physicsml_ase.conventions import InputError
 from physicsml_ase.data.sources import available_keys
 from physicsml_ase.neighbors.pairs import find_pairs
 
@@ -37,6 +39,10 @@ OTHER_ENERGY = 2e-3
 """Energies of equal frames differ by no more [eV/atom]."""
 OTHER_FORCES = 0.02
 """Nor do the sizes of their forces, as part of them, beyond 0.01 eV/Å."""
+KNOWN = re.compile(r"energy|force|stress|virial|dipole|charge|magmom|polariz|gap|homo|lumo|hessian", re.I)
+"""Keys of `Atoms.info` under which labels stand."""
+ATOMS = 100_000
+"""Of frames that are compared although there are COMPARED before them: surely equal ones, as a rule, but large."""
 STATES = (
     "charge",
     "total_charge",
@@ -82,9 +88,15 @@ class Repeats:
         self.states.append(repr([(k, np.asarray(info[k]).tolist()) for k in STATES if k in info]))
         there = (np.isfinite(frame.energy), frame.forces is not None, frame.stress is not None)
         labels = {name for name, is_there in zip(LABELS, there) if is_there}
-        for keys in available_keys(frame.atoms).values():
-            labels |= {key for key, shape in keys.items() if shape is not None and key not in LABELS}
-        found = frozenset(labels)
+        places = available_keys(frame.atoms)
+        for place in (
+            "calculator",
+            "arrays",
+            "data",
+        ):  # what stands in a line of its own tells of the frame, as a rule
+            labels |= {key for key, shape in places.get(place, {}).items() if shape is not None}
+        names = [name for keys in places.values() for name in keys]
+        found = frozenset(labels | {name for name in names if KNOWN.search(name)})
         self.labels.append(self._kinds.setdefault(found, found))
 
     def findings(self, read: Read) -> list[Finding]:
@@ -148,11 +160,16 @@ class Repeats:
         self, prints: Floats, of: np.ndarray, train: np.ndarray, set_: str, read: Read
     ) -> list[Finding]:
         """Frames of another set that training has seen."""
-        distance, other = cKDTree(prints[train]).query(prints[of], distance_upper_bound=CLOSE)
-        known = np.flatnonzero(np.isfinite(distance))
-        pairs = {(float(distance[k]), int(of[k]), int(train[other[k]])) for k in known.tolist()}
+        pairs = set[tuple[float, int, int]]()
+        states = np.array(self.states)
+        for state in np.unique(states[of]):  # another charge or spin is another calculation
+            mine, theirs = of[states[of] == state], train[states[train] == state]
+            if not len(theirs):
+                continue
+            distance, other = cKDTree(prints[theirs]).query(prints[mine], distance_upper_bound=CLOSE)
+            known = np.flatnonzero(np.isfinite(distance))
+            pairs |= {(float(distance[k]), int(mine[k]), int(theirs[other[k]])) for k in known.tolist()}
         equal, alike = self._compared(pairs, read)
-        equal = [(k, j) for k, j in equal if self.states[k] == self.states[j]]
         same, near = Places(), Places()
         for k, j in sorted(equal):
             same.put(*self.places[k], f"as {self.places[j][2]}")
@@ -180,10 +197,19 @@ class Repeats:
     ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """Equal and near pairs among candidates (difference of fingerprints, frame, other)."""
         same, near = list[tuple[int, int]](), list[tuple[int, int]]()
+        atoms = 0
         for number, (d, k, other) in enumerate(sorted(pairs)):
-            if number >= COMPARED and d >= SURELY:
+            if number >= COMPARED and (d >= SURELY or atoms > ATOMS):
                 break  # they come in the order of d
-            most, moved = difference(read(*self.places[k][:2]), read(*self.places[other][:2]), self.reach)
+            a, b = (read(*self.places[place][:2]) for place in (k, other))
+            if _is_copy(a, b):
+                same.append((k, other))
+                continue
+            atoms += len(a) if number >= COMPARED else 0
+            try:
+                most, moved = difference(a, b, self.reach)
+            except InputError:  # too many neighbours, within what is farther than training looks
+                continue
             if most < SAME:
                 same.append((k, other))
             elif moved < NEAR:
@@ -261,7 +287,20 @@ def difference(a: Atoms, b: Atoms, reach: float) -> tuple[float, float]:
     if len(a) != len(b) or (np.sort(a.numbers) != np.sort(b.numbers)).any():
         return float("inf"), float("inf")
     moved = displaced(a, b) if (a.numbers == b.numbers).all() else float("inf")
-    reach = max(_far(atoms, reach) for atoms in (a, b))
+    most = _of_distances(a, b, reach)
+    if most < SAME and (far := max(_far(atoms, reach) for atoms in (a, b))) > reach:
+        most = _of_distances(a, b, far)
+    return most, moved
+
+
+def _is_copy(a: Atoms, b: Atoms) -> bool:
+    """Whether two structures are the same, number by number."""
+    same = np.array_equal(a.numbers, b.numbers) and np.array_equal(a.positions, b.positions)
+    return same and np.array_equal(a.pbc, b.pbc) and np.array_equal(a.cell.array, b.cell.array)
+
+
+def _of_distances(a: Atoms, b: Atoms, reach: float) -> float:
+    """Largest difference of the sorted distances up to the reach of each pair of elements."""
     lists = []
     for atoms in (a, b):
         pairs = find_pairs(atoms.positions, atoms.cell.array, atoms.pbc, reach)
@@ -274,9 +313,9 @@ def difference(a: Atoms, b: Atoms, reach: float) -> tuple[float, float]:
         first, second = (d[k == kind] for k, d in lists)
         few, many = sorted((len(first), len(second)))
         if many - few > max(2, 0.02 * many):  # at the end of the reach some may be in one list only
-            return float("inf"), moved
+            return float("inf")
         most = max(most, float(np.abs(first[:few] - second[:few]).max(initial=0.0)))
-    return most, moved
+    return most
 
 
 def _far(atoms: Atoms, reach: float) -> float:

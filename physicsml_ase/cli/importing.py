@@ -67,12 +67,13 @@ def import_(
     potential = import_model(
         code, model, python=python or sys.executable, head=head, elements=numbers, energy_unit=factor
     ).eval()
-    unit = energy_unit or "eV"
-    about = {"imported": {"code": code, "file": model.name, "head": head or "", "energy_unit": unit}}
+    about = {"imported": {"code": code, "file": model.name, "head": head or ""}}
+    unit = ""
+    if code == "tensor_net":
+        about["imported"]["energy_unit"] = energy_unit or "eV"
+        unit = f"; its energies taken to be in {energy_unit or 'eV'}"
     save_potential(potential, output, frames=example_frames(potential), about=about)
     found = ", ".join(chemical_symbols[z] for z in potential.domain.elements[:12])
     more = len(potential.domain.elements) - 12
     found += f" and {more} more" if more > 0 else ""
-    typer.echo(
-        f"written to {output}: {potential.config.name} for {found}; its energies taken to be in {unit}"
-    )
+    typer.echo(f"written to {output}: {potential.config.name} for {found}{unit}")

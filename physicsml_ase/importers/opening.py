@@ -43,7 +43,7 @@ def import_model(
     What only that code can open is opened by it, in the interpreter `python`, which has it installed.
     """
     if energy_unit is not None and code != "tensor_net":
-        raise InputError(f"--energy-unit is for models of torchmd-net; those of {code} are taken to be in eV")
+        raise InputError(f"--energy-unit is for models of torchmd-net, and not of {code}")
     if code == "tensor_net":
         from physicsml_ase.importers.tensor_net import import_torchmdnet
 

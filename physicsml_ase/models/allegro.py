@@ -4,7 +4,7 @@ Musaelian et al., Nat. Commun. 14, 579 (2023), arXiv:2204.05249, as `nequip-alle
 E edges, P pairs, R rows of J slots, M = (lmax + 1)^2, L = lmax + 1, F scalar and U tensor channels.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -69,6 +69,9 @@ class AllegroConfig:
     """Whether each element's scale of the energy is learned."""
     trainable_shifts: bool = True
     """Whether each element's energy, beyond its reference, is learned."""
+
+    only_in_training: ClassVar = ("trainable_scales", "trainable_shifts")
+    """What changes no figures of a trained model."""
 
 
 @register_model(AllegroConfig)

@@ -8,7 +8,7 @@ Shapes: N atoms, E edges, Z elements.
 """
 
 from itertools import combinations_with_replacement
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -49,6 +49,9 @@ class LJConfig:
     """Distances [Å] of zero energy; of others that with the minimum at the sum of covalent radii."""
     trainable: bool = True
     """Whether depths, distances and the elements' own energies are learned."""
+
+    only_in_training: ClassVar = ("trainable",)
+    """What changes no figures of a trained model."""
     switch: SwitchKind = "smooth"
     """What ends energies at the cut-off. xplor and shift: ASE's, with and without smooth=True."""
     onset: PositiveFloat | None = None

@@ -5,7 +5,7 @@ P pairs, K radial functions, C channels; features are kept by irrep, (N, 2l + 1,
 """
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -72,6 +72,9 @@ class NequIPConfig:
     """Whether each element's scale of the energy is learned."""
     trainable_shifts: bool = True
     """Whether each element's energy, beyond its reference, is learned."""
+
+    only_in_training: ClassVar = ("trainable_scales", "trainable_shifts")
+    """What changes no figures of a trained model."""
 
 
 class Gate(nn.Module):

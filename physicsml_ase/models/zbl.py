@@ -8,7 +8,7 @@ below distances they have not seen is in `nn.wall` (`short_range: zbl`). The con
 Shapes: N atoms, E edges.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from ase.units import Bohr
@@ -40,6 +40,9 @@ class ZBLConfig:
     """Architecture."""
     trainable: bool = False
     """Whether the constants of the universal screening function are learned."""
+
+    only_in_training: ClassVar = ("trainable",)
+    """What changes no figures of a trained model."""
     onset: PositiveFloat | None = None
     """Up to where the repulsion is as published [Å]; it ends at the cut-off. none: half of the cut-off."""
 

@@ -192,7 +192,7 @@ class LabelHead(nn.Module):
             if self.pool == "mean":
                 value = value / graph.num_atoms.view(size, *[1] * len(self.label.shape))
         if self.shift_per_atom is not None:
-            return value * self.scale + self.shift_per_atom * graph.num_atoms
+            return value * self.scale + self.shift_per_atom * graph.num_atoms.to(value.dtype)
         return value * self.scale + self.shift
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms, units
 from ase.calculators.calculator import BaseCalculator
+from ase.constraints import FixAtoms
 from ase.md.md import MolecularDynamics
 
 from physicsml_ase.conventions import InputError
@@ -239,7 +240,15 @@ def _start(atoms: Atoms, path: Path | None, ensemble: Ensemble, seed: int) -> tu
 
 def _words(atoms: Atoms) -> str:
     """What the constraints are."""
-    return str([constraint.todict() for constraint in atoms.constraints])
+    fixed, others = set[int](), list[str]()
+    for constraint in atoms.constraints:
+        if isinstance(constraint, FixAtoms):
+            fixed |= {int(k) for k in constraint.index}
+        else:
+            others.append(
+                str(constraint.todict() if hasattr(constraint, "todict") else type(constraint).__name__)
+            )
+    return f"{sorted(fixed)} {sorted(others)}"
 
 
 def _number_of_steps(steps: int | None, time_ps: float | None, timestep_fs: float) -> int:

@@ -134,6 +134,8 @@ def fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resul
         interrupted = resumable.signal  # it reached the data workers too, and they died of it
     result = ended(interrupted)
     if (watch.plan is not None or begin.followed) and not interrupted:
+        if trainer.is_global_zero and watch.plan is None and not begin.is_part:
+            tell_the_end(folder, result.best, result.test_errors, bool(resumable.signal))
         return result._replace(interrupted=resumable.signal or 0)  # which came after the last step
     if trainer.is_global_zero and not begin.is_part:
         tell_the_end(folder, result.best, result.test_errors, interrupted > 0)

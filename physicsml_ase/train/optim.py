@@ -101,8 +101,6 @@ class SchedulerConfig:
     @model_validator(mode="after")
     def _known(self) -> Self:
         _check_scheduler(NamedConfig(name=self.name, config=self.config))
-        if _by_step(self) and (self.interval == "epoch" or self.frequency != 1):
-            raise ValueError("interval, frequency: WarmupCosine follows every step: leave them out")
         return self
 
 
@@ -167,6 +165,8 @@ def build_scheduler(
     `num_steps` and `num_epochs` are those of the whole run, None or infinite where it has no such end.
     WarmupCosine follows `budget`, by default that of `num_steps`.
     """
+    if _by_step(config) and (config.interval == "epoch" or config.frequency != 1):
+        raise InputError(f"{where}: interval, frequency: WarmupCosine follows every step: leave them out")
     length = RunLength(_finite(num_steps), _finite(num_epochs))
     whole = NamedConfig(name=config.name, config=config.config)
     scheduler = _build(whole, optimizer, length, budget or Budget(length.num_steps), where)

@@ -44,9 +44,9 @@ class EndInTime(pl.Callback):
             trainer.should_stop = True
             if out_of_time and trainer.is_global_zero and trainer.global_step < FEW_STEPS:
                 log.warning(
-                    "the time was over after %d steps, as most of it (%.0f s) went to starting; what was compiled is "
-                    "kept, and a second run has more: give it more time than these %g s",
-                    *(trainer.global_step, self.budget.started_in, self.all_seconds),
+                    "the time of %g s was over after %d steps, of which little is learned; %.0f s went to starting, "
+                    "where what was compiled is kept for other runs: give it more time",
+                    *(self.all_seconds, trainer.global_step, self.budget.started_in),
                 )
 
 

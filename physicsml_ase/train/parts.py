@@ -57,6 +57,11 @@ def make_potential(
 ) -> Potential:
     """The potential to train: a saved run's, a given one's weights, pre-trained ones, or a new one."""
     transfer = config.transfer_learning
+    for name in ("energy", "energies"):
+        if name in config.heads and config.heads[name].direct:
+            raise InputError(
+                f"heads.{name}.direct: true, but only forces and stress have a derivative to replace"
+            )
     if saved:
         potential = continued(config, saved)
     else:
@@ -84,12 +89,16 @@ def make_potential(
     return potential
 
 
+def _on_command_line(value: object) -> str:
+    return "null" if value is None else str(value).replace(" ", "")
+
+
 def _refuse_other_model(model: ModelConfig, before: ModelConfig) -> None:
     """Weights may fit a model to which they mean something else: with fewer layers, or other radial functions."""
     now, then = to_plain(model), to_plain(before)
     for key in getattr(model, "only_in_training", ()):
         now.pop(key, None), then.pop(key, None)
-    other = [f"model.{key}={value}" for key, value in then.items() if now.get(key) != value]
+    other = [f"model.{key}={_on_command_line(value)}" for key, value in then.items() if now.get(key) != value]
     if other:
         raise InputError(
             f"the weights to begin with are of another model: give {' '.join(other)} too, or name what to take over "
@@ -150,11 +159,12 @@ def how_to_step(config: RunConfig, potential: Potential) -> bool | str | dict[st
     """How the training step is computed: by "kernel", or whether and how torch compiles it."""
     if config.compile not in ("auto", "kernel"):
         return config.compile
-    reason = fused_reason(potential)
     if config.trainer.precision != 32:
-        reason = "the kernel trains in float32"
+        reason: str | None = "the kernel trains in float32"
     elif torch.cuda.is_available() and config.trainer.accelerator != "cpu":
         reason = "the kernel is for CPUs"
+    else:
+        reason = fused_reason(potential)
     if reason is None:
         return "kernel"
     if config.compile == "kernel":

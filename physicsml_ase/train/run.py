@@ -54,12 +54,12 @@ def _absolute(transfer: TransferConfig) -> TransferConfig:
     """The same with absolute paths, which a later session finds from another folder too."""
     stages = []
     for stage in transfer.stages:
-        own = {
-            key: spec for key, spec in stage.datamodule.items() if key.removesuffix("_data") in Data._fields
-        }
-        named = as_text(Data(**{key.removesuffix("_data"): spec for key, spec in own.items()})) or {}
-        absolute = {key: named.get(key.removesuffix("_data"), spec) for key, spec in own.items()}
-        stages.append(dataclasses.replace(stage, datamodule={**stage.datamodule, **absolute}))
+        absolute = dict(stage.datamodule)
+        for key in (f"{name}_data" for name in Data._fields):
+            named = as_text(Data(absolute.get(key)))
+            if named is not None and key in absolute:
+                absolute[key] = named["train"]
+        stages.append(dataclasses.replace(stage, datamodule=absolute))
     ckpt = str(Path(transfer.ckpt).expanduser().absolute())
     return dataclasses.replace(transfer, ckpt=ckpt, stages=stages)
 

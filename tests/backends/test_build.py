@@ -66,6 +66,13 @@ def test_a_cache_that_can_not_be_written(
         built()
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="a superuser may look everywhere")
+def test_a_cache_that_may_not_be_looked_at(folder: Path, tmp_path: Path) -> None:
+    folder.parent.mkdir(mode=0)
+    built()
+    assert list((tmp_path / "temporary").rglob("*.so"))
+
+
 def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))

@@ -84,13 +84,18 @@ def test_what_a_database_s_rows_hold_beside(tmp_path: Path) -> None:
     some, rng = frames(6), np.random.default_rng(1)
     with connect(tmp_path / "a.db") as db:
         for atoms in some:
-            db.write(atoms, key_value_pairs={"run": 3}, data={"gap": 1.5, "hirshfeld": rng.normal(size=6)})
+            odd = {"ragged": [[1], [1, 2]], "hessian": rng.normal(size=(6, 3, 3)), "list": [{"a": 1}] * 6}
+            data = {"gap": 1.5, "hirshfeld": rng.normal(size=6), **odd}
+            db.write(atoms, key_value_pairs={"run": 3}, data=data)
     source = open_source(str(tmp_path / "a.db"))
     done = repair(check(source), source, "train", {}, tmp_path / "fixed.xyz")
     (first, *_) = read(tmp_path / "fixed.xyz", ":")
     assert first.info["gap"] == 1.5
     assert first.info["run"] == 3
     assert first.arrays["hirshfeld"].shape == (6,)
+    assert (
+        "left out, as extxyz can not hold it: ragged of 6 frames, hessian of 6 frames, list of 6" in done[-2]
+    )
     assert "nothing else was changed" in done[-1]
 
 
@@ -150,8 +155,17 @@ def test_of_equal_frames_those_with_more_labels_stay_and_states_tell_them_apart(
             for charge in (0, 1):
                 db.write(atoms, key_value_pairs={"total_charge": charge})
     assert not {"duplicates", "disagreeing-duplicates"} & {f.code for f in check(tmp_path / "b.db").findings}
+    for name in ("time", "idx"):  # numbers of the frame itself are no labels
+        for k, atoms in enumerate(some):
+            atoms.info = {name: k}
+        write(tmp_path / f"{name}.xyz", some)
+    both = [*read(tmp_path / "time.xyz", ":"), *read(tmp_path / "idx.xyz", ":")]
+    (found,) = [f for f in check(both).findings if f.code == "duplicates"]
+    assert len(found.frames) == 6
     cations = [atoms.copy() for atoms in some]
     for neutral, cation in zip(some, cations):
         neutral.info["charge"], cation.info["charge"] = 0, 1
         cation.calc = neutral.calc
     assert "leakage" not in {f.code for f in check(some, test=cations).findings}
+    (found,) = [f for f in check([*some, *cations], test=[*cations, *some]).findings if f.code == "leakage"]
+    assert len(found.frames) == 12

@@ -240,6 +240,7 @@ def test_what_was_never_computed() -> None:
     assert placeholders & codes(*flat) == {"constant-energy"}
     half = [labelled(a, **a.calc.results | {"stress": np.zeros(6)}) for a in crystals[::2]]
     assert placeholders & codes(*crystals[1::2], *half) == {"zero-stress"}
+    assert not placeholders & codes(*[crystals[0]] * 6)  # copies, as weights
     at_rest = [labelled(a, energy=-1.0, forces=np.zeros((4, 3)), stress=np.zeros(6)) for a in crystals]
     assert not placeholders & codes(*at_rest)
 

@@ -11,6 +11,7 @@ from ase.build import bulk, molecule
 from references_for_tests import FOLDER, assert_equal, made_by_peer, read_reference
 
 from physicsml_ase.atoms import to_graph
+from physicsml_ase.checkpoint import build_potential, describe_potential
 from physicsml_ase.config import validate
 from physicsml_ase.conventions import InputError
 from physicsml_ase.domain import Domain
@@ -216,6 +217,16 @@ def test_repulsion_is_in_electronvolts(energy_scale: float) -> None:
             weight.data.zero_()
         energies.append(potential.double().eval()(pair)["energy"].item())
     assert energies[0] - energies[1] == pytest.approx(72.6, abs=0.1)
+
+
+def test_repulsion_of_checkpoints_from_before_its_scale_had_a_name() -> None:
+    config = validate(
+        MACEConfig, {"name": "mace", "hidden_irreps": "4x0e", "max_ell": 1, "pair_repulsion": True}
+    )
+    described = describe_potential(Potential(config, Domain(cutoff=3.5, elements=(8,), energy_scale=0.1), ()))
+    assert build_potential(described).model.repulsion_scale == pytest.approx(10)
+    del described["model"]["repulsion_scale"]
+    assert build_potential(described).model.repulsion_scale == 1
 
 
 def test_kept_weights_follow_the_weights() -> None:

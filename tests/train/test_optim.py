@@ -179,7 +179,7 @@ def test_warmup_cosine_follows_every_step(change: dict[str, object]) -> None:
     nested = {"name": "SequentialLR", "config": {"schedulers": [warmup], "milestones": []}}
     for data in (warmup, nested):
         with pytest.raises(InputError, match="WarmupCosine follows every step"):
-            validate(SchedulerConfig, data | change)
+            build_scheduler(validate(SchedulerConfig, data | change), sgd(), 100, 10)
 
 
 def test_nested_schedulers() -> None:

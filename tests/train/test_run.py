@@ -170,7 +170,7 @@ def test_a_number_of_steps_ends_with_a_validation(tmp_path: Path) -> None:
 def test_a_time_that_was_over_before_training_began(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = settings({"trainer": {"max_time": "20s", "max_epochs": -1}})
     start(config, Data(frames()), tmp_path / "a", started_at=time.monotonic() - 19.0)
-    assert "the time was over after 1 steps, as most of it" in caplog.text
+    assert "the time of 20 s was over after 1 steps, of which little is learned; 19 s" in caplog.text
 
 
 @pytest.mark.parametrize("schedule", [{}, {"scheduler": {"name": "StepLR", "config": {"step_size": 100}}}])
@@ -220,3 +220,8 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
         assert free_folder(tmp_path / "run") == tmp_path / "run-2"
     assert free_folder(tmp_path / "run") == tmp_path / "run"
     start(settings(), Data(frames()), tmp_path / "run")
+
+
+def test_energies_are_no_derivative(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"heads\.energy\.direct: true, but only forces and stress"):
+        start(settings({"heads": {"energy": {"direct": True}}}), Data(frames()), tmp_path / "a")

@@ -111,6 +111,10 @@ def test_weights_that_fit_a_model_to_which_they_mean_something_else(tmp_path: Pa
     for change in ({"layers": 2}, {"layers": 3, "radial_scale": 1.0}):
         with pytest.raises(InputError, match=r"another model: give model\.(layers=3|radial_scale=2\.0) too"):
             start(settings(deep, {"model": change}, from_(ckpt)), Data(frames()), tmp_path / "b")
+    other = {"model": {"num_radial": 5, "element_channels": 2}}
+    named = r"of another model: give model\.num_radial=4 model\.element_channels=null too"
+    with pytest.raises(InputError, match=named):
+        start(settings(deep, other, from_(ckpt)), Data(frames()), tmp_path / "b")
     still = (STILL, {"model": {"smoothness": 0.5}, "trainer": {"max_epochs": 1}})
     result = start(settings(deep, *still, from_(ckpt)), Data(frames()), tmp_path / "c")
     before = checkpoint(ckpt)["state_dict"]
@@ -174,11 +178,12 @@ def test_stages(tmp_path: Path, trained: Path, caplog: pytest.LogCaptureFixture)
 
 def test_paths_of_stages_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    stages = [{"datamodule": {"train_data": "more.xyz", "cut_off": 3.0}}]
+    batches = {"train": {"batch_size": 2}, "cut_off": 3.0}
+    stages = [{"datamodule": {"train_data": "more.xyz", **batches}}]
     config = painn(from_(Path("a.ckpt"), stages=stages))
     made = _absolute(config.transfer_learning)
     assert made.ckpt == str(tmp_path / "a.ckpt")
-    assert made.stages[0].datamodule == {"train_data": str(tmp_path / "more.xyz"), "cut_off": 3.0}
+    assert made.stages[0].datamodule == {"train_data": str(tmp_path / "more.xyz"), **batches}
 
 
 def test_stages_are_continued_where_they_stopped(

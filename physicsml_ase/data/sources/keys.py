@@ -24,6 +24,7 @@ STEMS = {
 
 OTHER = re.compile(
     r"free|kin|formation|per_?atom|atomi[cs]|error|std|var|weight|shift|uncert|delta|pred"
+    r"|hull|dispers|cohes|binding|adsor|interact|correct|initial"
     r"|homo|lumo|fermi|excit|band_?gap|zero_?point|constant",
     re.I,
 )
