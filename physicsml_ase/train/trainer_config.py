@@ -93,7 +93,7 @@ def _devices(value: int | str | list[int]) -> int | str | list[int]:
         numbers = [part.strip().removeprefix("-") for part in value.split(",") if part.strip()]
         if not numbers or not all(number.isdigit() for number in numbers):
             raise ValueError(
-                f"{value!r} is no number of devices and no list of them: for the second GPU, write accelerator=cuda "
+                "no number of devices and no list of them; for the second GPU, write accelerator=cuda "
                 "devices=[1]"
             )
     return value
