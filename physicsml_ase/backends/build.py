@@ -68,24 +68,31 @@ def cache_folders() -> list[Path]:
     folders = []
     with contextlib.suppress(RuntimeError):  # a user without a home
         folders.append(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"))
-    own = Path(tempfile.gettempdir()) / f"physicsml_ase-{os.getuid()}"
-    with contextlib.suppress(OSError):
-        own.mkdir(mode=0o700, exist_ok=True)
+    own = _among_temporary_files()
+    with contextlib.suppress(OSError):  # where it is not there
         if _is_only_mine(own):
             folders.append(own)
     return [folder / "physicsml_ase" for folder in folders]
 
 
+def _among_temporary_files() -> Path:
+    return Path(tempfile.gettempdir()) / f"physicsml_ase-{os.getuid()}"
+
+
 def _folder_to_write() -> Path:
     """The first of the cache's folders that can be written."""
     why = "no place for temporary files"
-    for folder in cache_folders():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                return folder
-        except OSError as error:
-            why = str(error)
+    for make_own in (False, True):  # which is there where it was needed alone
+        if make_own:
+            with contextlib.suppress(OSError):
+                _among_temporary_files().mkdir(mode=0o700)
+        for folder in cache_folders():
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=folder):
+                    return folder
+            except OSError as error:
+                why = str(error)
     raise BuildError(f"there is no folder to keep compiled code in ({why}): set XDG_CACHE_HOME to one")
 
 

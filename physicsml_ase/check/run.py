@@ -87,16 +87,8 @@ def check_sources(
     wanted = _keys(sources[first], keys)
     assumed = {} if keys else wanted
     coverage, repeats = Coverage(cutoff), Repeats(cutoff)
-    families: list[Family] = [
-        Labels(assumed),
-        Geometry(),
-        Balance(),
-        Energies(),
-        LargeForces(),
-        Theory(),
-        Placeholders(),
-    ]
-    families.append(coverage)
+    families: list[Family] = [Labels(assumed), Geometry(), Balance(), Energies(), LargeForces()]
+    families += [Theory(), Placeholders(), coverage]
     samples = {set_: Sample(*sampled) for set_ in sources}
     places = {set_: _places(len(source), most) for set_, source in sources.items()}
     unreadable = Places()

@@ -43,7 +43,6 @@ def import_(
     """Turn a model of mace-torch, nequip, nequip-allegro, torchmd-net or torchani into a checkpoint."""
     import sys
 
-    from ase import units
     from ase.data import atomic_numbers, chemical_symbols
 
     from physicsml_ase.checkpoint import save_potential
@@ -54,15 +53,7 @@ def import_(
     unknown = [s for s in symbols if s not in atomic_numbers]
     if unknown:
         raise InputError(f"--elements: {unknown[0]!r} is no element")
-    factors = {
-        "eV": 1.0,
-        "kcal/mol": units.kcal / units.mol,
-        "kJ/mol": units.kJ / units.mol,
-        "Hartree": units.Hartree,
-    }
-    if energy_unit is not None and energy_unit not in factors:
-        raise InputError(f"--energy-unit: {energy_unit!r} is none of {', '.join(factors)}")
-    factor = None if energy_unit is None else factors[energy_unit]
+    factor = None if energy_unit is None else _in_eV(energy_unit)
     numbers = sorted({atomic_numbers[s] for s in symbols})
     potential = import_model(
         code, model, python=python or sys.executable, head=head, elements=numbers, energy_unit=factor
@@ -77,3 +68,16 @@ def import_(
     more = len(potential.domain.elements) - 12
     found += f" and {more} more" if more > 0 else ""
     typer.echo(f"written to {output}: {potential.config.name} for {found}{unit}")
+
+
+def _in_eV(unit: str) -> float:
+    """A unit of energy [eV]."""
+    from ase import units
+
+    from physicsml_ase.conventions import InputError
+
+    known = {"eV": 1.0, "kcal/mol": units.kcal / units.mol, "kJ/mol": units.kJ / units.mol}
+    known["Hartree"] = units.Hartree
+    if unit not in known:
+        raise InputError(f"--energy-unit: {unit!r} is none of {', '.join(known)}")
+    return known[unit]

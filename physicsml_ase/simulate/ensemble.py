@@ -131,6 +131,7 @@ def make_integrator(
         return made
 
     def npt() -> MolecularDynamics:
+        """Of a cell that breathes, and for npt-full changes its shape."""
         kind = MTKNPT if ensemble.thermostat == "npt-full" else IsotropicMTKNPT
         given = ensemble.pressure_GPa
         pressure = (ATMOSPHERE_GPA if given is None else given) * units.GPa

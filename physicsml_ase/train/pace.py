@@ -39,6 +39,7 @@ class EndInTime(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Stop where time or steps are used up; say so where that was before anything could be learned."""
         out_of_time = self.all_seconds is not None and self.budget.progress(trainer.global_step) >= 1
         if out_of_time or 0 < trainer.max_steps <= trainer.global_step:
             trainer.should_stop = True
