@@ -19,7 +19,6 @@ from physicsml_ase.conventions import InputError
 from physicsml_ase.graph import Graph, edge_vectors
 from physicsml_ase.nn.elements import Elements
 from physicsml_ase.nn.features import NUM_ELEMENTS, Features, segment_sum
-from physicsml_ase.nn.geometry import Geometry
 from physicsml_ase.nn.slots import Slots
 from physicsml_ase.potential import Potential
 
@@ -53,8 +52,7 @@ class Step(nn.Module):
         model, (n, width) = self.model, neighbor.shape
         j = neighbor.flatten()
         r = positions.index_select(0, j).view(n, width, 3) - positions[:, None, :] + shift
-        edges = model.constants(r.flatten(0, 1).to(self.dtype))  # (N J, F)
-        geometry = Geometry(*edges.view(n, width, -1).split(model.geometry.widths, dim=-1))
+        geometry = model.geometry.in_rows(r.to(self.dtype))
         index = model.index.places.index_select(0, atomic_numbers)
         slots = Slots(reverse, reverse.flatten(), None, width)
         energies, g, scalars, vectors = model.on_slots(

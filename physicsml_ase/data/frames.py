@@ -82,7 +82,8 @@ class Recipe:
             symbols = ", ".join(chemical_symbols[z] for z in self.elements)
             element = chemical_symbols[numbers[unknown[0]]]
             raise InputError(
-                f"{where}: element {element} (atom {unknown[0]}) is not in the model ({symbols})"
+                f"{where}: element {element} (atom {unknown[0]}) is not in the model ({symbols}); "
+                "leave such structures out, or train with some that contain it"
             )
 
     def reason_to_leave_out(self, graph: Graph, atoms: Atoms) -> str | None:

@@ -239,15 +239,16 @@ class GauntACE(nn.Module):
         if self.fused is not None:
             energies, gradients = self.fused(graph, r_ij)
             return Features(energies[:, None], node_energy=energies, edge_gradient=gradients)
-        edges = graph.inputs.get(CONSTANTS)
+        slots, edges = make_slots(graph), graph.inputs.get(CONSTANTS)
         if edges is None or edges.dtype != r_ij.dtype:
-            edges = self.constants(r_ij)
-        slots = make_slots(graph)
-        elements = self.index(graph.atomic_numbers, edges.dtype)
+            geometry = self.geometry.of_slots(r_ij, slots)
+        else:
+            geometry = self.geometry.in_slots(edges, slots)
+        elements = self.index(graph.atomic_numbers, r_ij.dtype)
         channels = self._of_neighbors(elements, graph.edge_index[1])
         edge_channels = None if channels is None else slots.fill(channels)
         energies, g_slots, scalars, vectors = (self.core or self.on_slots)(
-            self.geometry.in_slots(edges, slots), edge_channels, slots, elements, self.attrs(graph), gradient
+            geometry, edge_channels, slots, elements, self.attrs(graph), gradient
         )
         g = None if g_slots is None else g_slots.index_select(0, slots.slot)
         return Features(scalars, vectors, node_energy=energies, edge_gradient=g)

@@ -55,5 +55,5 @@ class Readout(nn.Module):
         s = torch.sigmoid(a)
         silu = a * s
         energies = silu @ self.outward + x @ self.linear + elements.pick(self.energy_bias)[:, 0]
-        slope = self.outward * (s + silu * (1 - s))  # d(SiLU)/da
+        slope = self.outward * torch.addcmul(s + silu, silu, s, value=-1)  # d(SiLU)/da
         return energies, torch.addmm(self.linear, slope, self.inward.T)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from physicsml_ase.nn.constants import Constants
-from physicsml_ase.nn.features import lengths_and_directions
 from physicsml_ase.nn.slots import Slots
 from physicsml_ase.nn.sphere import SphericalHarmonics, degree_of_rows
 
@@ -55,36 +54,51 @@ class EdgeGeometry(Constants):
 
     def forward(self, r_ij: Tensor) -> Tensor:
         """All that the model needs to know of each edge, (E, 3) -> (E, F), the fields of `Geometry` side by side."""
-        d, u = lengths_and_directions(r_ij)
-        itself = d == 0
-        radial, slope = self.radial(d, itself)
-        inverse = torch.where(itself, 0.0, 1 / torch.where(itself, 1.0, d))
-        return torch.cat([self.sphere(u), radial, slope, u, inverse], dim=1)
+        return torch.cat(self.fields(r_ij), dim=1)
+
+    def fields(self, r_ij: Tensor) -> Geometry:
+        """Those of edges in no order, (E, 3) -> (E, ..)."""
+        squared = r_ij.square().sum(-1, keepdim=True)
+        itself = (squared == 0).to(r_ij.dtype)
+        d = (squared + itself).sqrt()  # the root has no gradient at zero
+        inverse = d.reciprocal()
+        u = r_ij * inverse
+        return Geometry(self.sphere(u), *self.radial(d - itself, itself), u, inverse - itself)
 
     def radial(self, d: Tensor, itself: Tensor) -> tuple[Tensor, Tensor]:
-        """Radial functions and their derivatives, (E, 1) -> (E, K) each."""
+        """Radial functions and their derivatives (E, K) at d (E, 1); `itself` (E, 1) is 1 where d is 0, else 0."""
         x, p, a = (d / self.cutoff).clamp(max=1.0), ENVELOPE, self.stretch
-        power = x ** (p - 1)
-        envelope = 1 - power * x * ((p + 1) * (p + 2) / 2 - p * (p + 2) * x + p * (p + 1) / 2 * x * x)
-        falling = -p * (p + 1) * (p + 2) / (2 * self.cutoff) * power * (1 - x).square()
-        over = 1 / (x + a)
-        s = x * (1 + a) * over
-        ds = (1 + a) * a * over * over / self.cutoff
-        apart = torch.where(itself, 1.0, s)
-        phase = self.orders * apart
+        power = x.square().square()  # x^(p - 1)
+        inner = (p * (p + 1) / 2 * x - p * (p + 2)) * x + (p + 1) * (p + 2) / 2
+        envelope = power * x * -inner + 1
+        falling = -p * (p + 1) * (p + 2) / (2 * self.cutoff) * power * (x - 1).square()
+        over = (x + a).reciprocal()
         # at s = 0, an atom's edge to itself, sin(k pi s) / s is k pi, and a force has nowhere to point
-        wave = torch.where(itself, self.orders, torch.sin(phase) / apart)
-        change = torch.where(itself, 0.0, (torch.cos(phase) * self.orders - wave) / apart * ds)
-        root = math.sqrt(2)
-        return root * wave * envelope, root * (change * envelope + wave * falling)
+        s = x * (1 + a) * over + itself
+        ds = (1 + a) * -a / self.cutoff * over * over * (itself - 1)
+        phase, size = self.orders * s, math.sqrt(2) * s.reciprocal()
+        sine, height = torch.sin(phase), size * envelope
+        radial = torch.addcmul(sine * height, self.orders, math.sqrt(2) * itself)
+        change = size * (falling - envelope * ds / s)
+        return radial, torch.addcmul(sine * change, torch.cos(phase) * self.orders, height * ds)
 
     def in_slots(self, edges: Tensor, slots: Slots) -> Geometry:
         """What `forward` returned, in slots."""
         return Geometry(*slots.fill(edges).split(self.widths, dim=-1))
 
+    def of_slots(self, r_ij: Tensor, slots: Slots) -> Geometry:
+        """The same of edges (E, 3), computed in their slots: what fills the rest of a row is beyond the cut-off."""
+        return self.in_rows(slots.fill(r_ij, 2 * self.cutoff))
+
+    def in_rows(self, r_ij: Tensor) -> Geometry:
+        """The same of pair vectors that are in slots, (R, J, 3)."""
+        fields = self.fields(r_ij.flatten(0, 1))
+        return Geometry(*(field.view(*r_ij.shape[:2], -1) for field in fields))
+
     def gradient(self, geometry: Geometry, g_harmonics: Tensor, g_radial: Tensor) -> Tensor:
         """Gradient to pair vectors, (R J, 3), from those to harmonics (R, J, M) and radial functions (R, J, K)."""
         flat = Geometry(*(part.flatten(0, 1) for part in geometry))
         along = (g_radial.flatten(0, 1) * flat.slope).sum(-1, keepdim=True)
-        across = self.sphere.tangent(flat.direction, flat.harmonics, g_harmonics.flatten(0, 1))
-        return torch.addcmul(along * flat.direction, across, flat.inverse)
+        across = self.sphere.gradient(flat.harmonics, g_harmonics.flatten(0, 1)) * flat.inverse
+        # harmonics change on the sphere, radial functions along the pair
+        return torch.addcmul(across, along - (across * flat.direction).sum(-1, keepdim=True), flat.direction)

@@ -6,27 +6,39 @@ A message is computed where it is sent, and heard by one permutation to the reve
 R rows of J slots (`nn.slots`), M = (lmax + 1)^2 harmonics, K radial functions, C channels, degrees up to L.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from physicsml_ase.nn.geometry import EdgeGeometry, Geometry
+from physicsml_ase.nn.pieces import joined, small_pieces
 from physicsml_ase.nn.slots import Slots, swap
-from physicsml_ase.nn.sphere import degrees
+from physicsml_ase.nn.sphere import ATOMS_IN_CACHE, degrees
+
+
+class Told(NamedTuple):
+    """What some rows tell, and what its reverse pass needs."""
+
+    sent: Tensor  # (R, J, C)
+    radial: list[Tensor]  # R_l (R, J, C)
+    along: list[Tensor]  # Y_l . h_l (R, J, C), (R, 1, C) for degree 0
+    directed: list[Tensor]  # h_l (R, 2l + 1, C)
 
 
 class Sent(NamedTuple):
     """What the reverse pass of `Message` needs."""
 
-    radial: tuple[Tensor, ...]  # R_l (R, J, C)
-    along: list[Tensor]  # Y_l . h_l (R, J, C), (R, 1, C) for degree 0
-    directed: list[Tensor]  # h_l (R, 2l + 1, C)
+    told: list[Told]  # piece by piece
     heard: Tensor  # (R, J, C)
 
 
 class Message(nn.Module):
-    """What an atom hears from its neighbours: S of the module docstring, and its gradient."""
+    """What an atom hears from its neighbours: S of the module docstring, and its gradient.
+
+    For inference on a CPU rows are computed a few at a time, so that what a piece holds stays in the cache.
+    """
 
     def __init__(self, channels: int, num_radial: int, ell: int, geometry: EdgeGeometry) -> None:
         super().__init__()
@@ -37,18 +49,24 @@ class Message(nn.Module):
 
     def forward(self, h: Tensor, geometry: Geometry, slots: Slots) -> tuple[Tensor, Sent]:
         """From h ((L + 1)^2, N, C) to S (M, N, C)."""
-        n, c = h.shape[1:]
-        radial = (geometry.radial @ self.radial).split(c, dim=-1)
-        directed = [part.transpose(0, 1) for part in slots.per_row(h, dim=1).split(self.sizes)]
+        n = h.shape[1]
+        h = slots.per_row(h, dim=1).transpose(0, 1)  # (R, (L + 1)^2, C)
+        small = small_pieces(h) and h.shape[0] > ATOMS_IN_CACHE
+        told = [self._tell(*piece) for piece in pieces(small, h, geometry.harmonics, geometry.radial)]
+        heard = swap(joined([piece.sent for piece in told]), slots.reverse)
+        s = slots.per_atom(torch.bmm(geometry.harmonics.mT, heard), n).transpose(0, 1)
+        return s, Sent(told, heard)
+
+    def _tell(self, h: Tensor, harmonics: Tensor, basis: Tensor) -> Told:
+        radial = [basis @ weight for weight in self.radial.chunk(len(self.sizes), dim=1)]
+        directed = list(h.split_with_sizes(self.sizes, dim=1))
         along = [directed[0]]  # Y_00 = 1
         for (first, end), h_l in zip(self.spans[1:], directed[1:]):
-            along.append(torch.bmm(geometry.harmonics[..., first:end], h_l))
+            along.append(torch.bmm(harmonics[..., first:end], h_l))
         sent = radial[0] * along[0]
         for r_l, q_l in zip(radial[1:], along[1:]):
             sent = torch.addcmul(sent, r_l, q_l)
-        heard = swap(sent, slots.reverse)
-        s = slots.per_atom(torch.bmm(geometry.harmonics.mT, heard), n).transpose(0, 1)
-        return s, Sent(radial, along, directed, heard)
+        return Told(sent, radial, along, directed)
 
     def reverse(
         self, sent: Sent, g: Tensor, geometry: Geometry, slots: Slots
@@ -57,25 +75,26 @@ class Message(nn.Module):
         n = g.shape[1]
         g_rows = slots.per_row(g.transpose(0, 1))  # (R, M, C)
         g_sent = swap(torch.bmm(geometry.harmonics, g_rows), slots.reverse)  # (R, J, C)
-        g_h = [(g_sent * sent.radial[0]).sum(1, keepdim=True)]
-        g_radial = [g_sent * sent.along[0]]
-        extra = {}
+        g_heard = torch.bmm(sent.heard, g_rows.mT)  # (R, J, M)
+        parts = zip(sent.told, pieces(len(sent.told) > 1, g_sent, geometry.harmonics, g_heard))
+        g_h, g_harmonics, g_basis = zip(*(self._reverse(told, *piece) for told, piece in parts))
+        return slots.per_atom(joined(g_h), n).transpose(0, 1), joined(g_harmonics), joined(g_basis)
+
+    def _reverse(
+        self, told: Told, g: Tensor, harmonics: Tensor, g_harmonics: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        weights = self.radial.T.chunk(len(self.sizes))
+        g_h = [(g * told.radial[0]).sum(1, keepdim=True)]
+        g_basis = (g * told.along[0]) @ weights[0]
         for k in range(1, len(self.degrees)):
             first, end = self.spans[k]
-            g_along = g_sent * sent.radial[k]
-            g_h.append(torch.bmm(geometry.harmonics[..., first:end].mT, g_along))
-            g_radial.append(g_sent * sent.along[k])
-            extra[self.spans[k]] = torch.bmm(g_along, sent.directed[k].mT)
-        g_harmonics = add_spans(torch.bmm(sent.heard, g_rows.mT), extra)
-        g_h_atoms = slots.per_atom(torch.cat(g_h, dim=1), n).transpose(0, 1)
-        weights = self.radial.T.split(g_sent.shape[-1])
-        g_basis = g_radial[0] @ weights[0]
-        for g_l, weight in zip(g_radial[1:], weights[1:]):
-            g_basis = g_basis + g_l @ weight
-        return g_h_atoms, g_harmonics, g_basis
+            g_along = g * told.radial[k]
+            g_h.append(torch.bmm(harmonics[..., first:end].mT, g_along))
+            g_basis = g_basis + (g * told.along[k]) @ weights[k]
+            g_harmonics[..., first:end] += torch.bmm(g_along, told.directed[k].mT)
+        return torch.cat(g_h, dim=1), g_harmonics, g_basis
 
 
-def add_spans(x: Tensor, extra: dict[tuple[int, int], Tensor]) -> Tensor:
-    """x (R, J, M) plus what is given for some spans of its last dimension."""
-    padded = [nn.functional.pad(part, (first, x.shape[-1] - end)) for (first, end), part in extra.items()]
-    return sum(padded, x)
+def pieces(small: bool, *whole: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """A few rows of each tensor at a time, or all of them at once."""
+    return zip(*(x.split(ATOMS_IN_CACHE) for x in whole)) if small else [whole]

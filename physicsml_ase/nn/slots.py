@@ -24,9 +24,9 @@ class Slots(NamedTuple):
     row_atom: Tensor | None  # (R,) int64, atom of each row; None where each atom has one row
     width: int  # J
 
-    def fill(self, edges: Tensor) -> Tensor:
-        """Values of edges in their slots, zero in padding, (E, F) -> (R, J, F)."""
-        filled = edges.new_zeros(self.reverse.shape[0], edges.shape[1])
+    def fill(self, edges: Tensor, padding: float = 0.0) -> Tensor:
+        """Values of edges in their slots, and one value in padding, (E, F) -> (R, J, F)."""
+        filled = edges.new_full((self.reverse.shape[0], edges.shape[1]), padding)
         return filled.index_copy(0, self.slot, edges).view(-1, self.width, edges.shape[1])
 
     def per_row(self, of_atoms: Tensor, dim: int = 0) -> Tensor:

@@ -120,7 +120,6 @@ class SphericalHarmonics(Constants):
 
     polynomials: Tensor
     derivative: Tensor
-    row_degrees: Tensor
     lower: Tensor
 
     def __init__(self, lmax: int) -> None:
@@ -129,7 +128,6 @@ class SphericalHarmonics(Constants):
         polynomials = _polynomials(lmax)
         self.constant("polynomials", polynomials)
         self.constant("derivative", _derivative(lmax, polynomials))
-        self.constant("row_degrees", np.array(degree_of_rows(lmax), float))
         self.constant("lower", np.array(rows_up_to(lmax - 1, lmax)))
         for degree in range(2, lmax + 1):  # each monomial is one of a degree less times a coordinate
             places = {term: k for k, term in enumerate(_monomials(degree - 1))}
@@ -144,14 +142,13 @@ class SphericalHarmonics(Constants):
             terms.append(terms[-1].index_select(1, shorter) * u.index_select(1, axis))
         return torch.cat(terms, dim=1) @ self.polynomials
 
-    def tangent(self, u: Tensor, y: Tensor, g: Tensor) -> Tensor:
-        """Gradient over the unit sphere of sum_lm g_lm Y_lm; u (E, 3), its harmonics y and g (E, M) -> (E, 3).
+    def gradient(self, y: Tensor, g: Tensor) -> Tensor:
+        """Gradient at unit vectors of sum_lm g_lm r^l Y_lm, from harmonics y and g (E, M) there, (E, 3).
 
-        It is the gradient of the homogeneous polynomials without its part along u, which is l Y_lm.
+        Its part along the unit vector is sum_lm l g_lm Y_lm; the rest is the gradient over the sphere.
         """
         lower = y.index_select(1, self.lower)  # (E, lmax^2)
-        gradient = ((g @ self.derivative).unflatten(1, (3, -1)) * lower[:, None, :]).sum(-1)  # (E, 3)
-        return gradient - (g * y * self.row_degrees).sum(-1, keepdim=True) * u
+        return ((g @ self.derivative).unflatten(1, (3, -1)) * lower[:, None, :]).sum(-1)
 
 
 def angular_power(batches: Iterable[Graph], cutoff: float, lmax: int) -> Tensor:
@@ -203,7 +200,8 @@ class SphereProduct(Constants):
         The grid's values are (G, n C) for n atoms at a time: all of them, but for inference on a CPU few enough to
         stay in its cache.
         """
-        pieces = a.split(ATOMS_IN_CACHE, dim=1) if small_pieces(a) else [a]
+        small = small_pieces(a) and a.shape[1] > ATOMS_IN_CACHE
+        pieces = a.split(ATOMS_IN_CACHE, dim=1) if small else [a]
         powers, on_grid = zip(*map(self._powers, pieces))
         return joined(powers, dim=1), list(on_grid)
 
@@ -223,7 +221,7 @@ class SphereProduct(Constants):
 
     def _reverse(self, f: Tensor, g: Tensor) -> Tensor:
         outs, n, c = g.shape[0], g.shape[1], g.shape[2] // self.nu
-        direct, *of_powers = g.split(c, dim=-1)
+        direct, *of_powers = g.chunk(self.nu, dim=-1)
         slope = None  # sum_k k f^(k-1) v_k by Horner's rule
         for power in range(self.nu, 1, -1):
             v = self._on_grid(power * of_powers[power - 2].reshape(outs, n * c))

@@ -69,6 +69,8 @@ class Wall(Constants):
             outer[a, b] = outer[b, a] = begin
             stiffness[a, b] = stiffness[b, a] = k
         self.constant("outer", np.minimum(outer, cutoff).ravel())
+        self.reach = 1.000001 * float(np.minimum(outer, cutoff).max())  # tables are rounded
+        """Where the first wall begins [Å]."""
         self.constant("stiffness", stiffness.ravel())
 
     def near(self, graph: Graph, r_ij: Tensor) -> "Near | None":
@@ -76,6 +78,8 @@ class Wall(Constants):
         i, j = graph.edge_index
         z = graph.atomic_numbers
         squared = r_ij.detach().square().sum(1)
+        if not bool((squared < self.reach**2).any()):
+            return None
         pairs = z.index_select(0, i) * NUM_ELEMENTS + z.index_select(0, j)
         outer = self.outer.double().index_select(0, pairs)
         index = ((squared < outer.square()) & (squared > 0)).nonzero()[:, 0]

@@ -105,7 +105,8 @@ def describe_missing(
         for place, keys in available_keys(atoms).items()
         if set(keys) - {"unique_id"}
     ]
-    message = f"no {', '.join(names)} in {where}; found {'; '.join(found) or 'no labels at all'}"
+    bare = "no labels at all: give files with the results of reference calculations"
+    message = f"no {', '.join(names)} in {where}; found {'; '.join(found) or bare}"
     keys = {name: key for name, key in suggest_label_keys(atoms).items() if name in names}
     if not keys:
         return message
