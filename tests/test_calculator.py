@@ -474,3 +474,51 @@ def test_self_interaction():
     numerical = calculate_numerical_forces(atoms, eps=1e-4, iatoms=[0])
     np.testing.assert_allclose(atoms.get_forces()[:1], numerical, atol=1e-7)
     same(calc.predict([atoms])[0], calc.results)
+
+
+def test_its_atoms_are_those_that_were_calculated(calc):
+    first, kept = structures()["crystal"], []
+    first.calc = calc
+    first.get_potential_energy()
+    other = first.copy()
+    other.calc = calc
+    other.set_tags(2)
+    other.info["note"] = "other"
+    for seed in range(3):
+        other.rattle(0.05, seed=seed)
+        other.get_forces()
+        kept.append((calc.atoms, other.positions.copy()))
+    assert calc.atoms is calc.get_atoms() or calc.atoms == calc.get_atoms()
+    assert calc.atoms.get_tags()[0] == 2
+    assert calc.atoms.info["note"] == "other"
+    for shown, positions in kept:
+        np.testing.assert_array_equal(shown.positions, positions)
+    other.positions += 1.0  # not calculated yet
+    np.testing.assert_array_equal(calc.atoms.positions, kept[-1][1])
+
+
+def test_results_that_were_taken_away_are_computed_again(calc):
+    atoms = structures()["crystal"]
+    atoms.calc = calc
+    energy = atoms.get_potential_energy()
+    calc.results.clear()
+    assert atoms.get_potential_energy() == energy
+    calc.results.pop("forces")
+    assert atoms.get_forces().shape == (len(atoms), 3)
+
+
+def test_one_structure_can_be_predicted(calc):
+    atoms = structures()["crystal"]
+    (alone,) = calc.predict(atoms)
+    (listed,) = calc.predict([atoms])
+    assert alone["energy"] == listed["energy"]
+
+
+@pytest.mark.parametrize("number", [-1, 119, 500])
+def test_numbers_of_no_element(calc, number):
+    atoms = structures()["molecule"]
+    atoms.numbers[1] = number
+    with pytest.raises(InputError, match=rf"atomic number {number} \(atom 1\) is of no element"):
+        calc.get_potential_energy(atoms)
+    with pytest.raises(InputError, match=r"structure 0: atomic number"):
+        calc.predict([atoms])

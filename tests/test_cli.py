@@ -412,7 +412,7 @@ def test_describe() -> None:
         "datamodule.cut_off: float > 0 = 5.0",
         "trainer.max_epochs: ",
         "model.channels: ",
-        "seed: int = 0",
+        "seed: int >= 0",
     ):
         assert f"\n{field}" in f"\n{words}"
     assert len([line for line in words.splitlines() if line.startswith("datamodule.pre_batch")]) == 1

@@ -12,6 +12,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms, FixBondLength
 from ase.io import Trajectory, read, ulm, write
+from ase.optimize import FIRE
 from conftest import structures
 from test_contract import make
 
@@ -474,3 +475,88 @@ def test_an_element_that_the_model_never_saw(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="Xe"):
             run(model("float32"), Atoms("Xe"), steps=3, trajectory=tmp_path / "x.traj")
     assert not list(tmp_path.iterdir())
+
+
+# --- what a run is given, and what becomes of it
+
+
+def test_labels_of_a_structure_do_not_move_with_it(tmp_path: Path) -> None:
+    atoms = crystal(1)
+    atoms.rattle(0.1, seed=1)
+    atoms.info |= {"REF_energy": -5.0, "energy": -3.0, "virial": np.eye(3), "note": "kept", "level": 3}
+    atoms.info["key_value_pairs"] = {"dft_energy": 1.0, "kind": "bulk"}
+    atoms.arrays["REF_forces"] = np.ones((len(atoms), 3))
+    md(EMT(), atoms, steps=2, trajectory=tmp_path / "md.xyz", every=1)
+    relaxed = relax(EMT(), atoms, fmax=0.5, trajectory=tmp_path / "relax.xyz").atoms
+    for frame in (*read(tmp_path / "md.xyz", ":"), *read(tmp_path / "relax.xyz", ":"), relaxed):
+        assert frame.info["note"] == "kept"
+        assert frame.info["level"] == 3
+        assert not {"REF_energy", "energy", "virial"} & frame.info.keys()
+        assert "REF_forces" not in frame.arrays
+    assert relaxed.info["key_value_pairs"] == {"kind": "bulk"}
+    assert atoms.info["REF_energy"] == -5.0  # the caller's own are as they were
+    assert atoms.info["key_value_pairs"]["dft_energy"] == 1.0
+
+
+def test_another_structure_is_not_continued(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, atoms = tmp_path / "md.xyz", crystal(1)
+    md(EMT(), atoms, steps=2, trajectory=path, every=1)
+    with caplog.at_level(logging.WARNING, "physicsml_ase"):
+        md(EMT(), atoms, steps=3, trajectory=path, every=1)
+        md(EMT(), read(path), steps=4, trajectory=path, every=1)
+        assert "neither the first nor the last" not in caplog.text
+        other = atoms.copy()
+        other.rattle(0.3, seed=2)
+        md(EMT(), other, steps=5, trajectory=path, every=1)
+    assert "neither the first nor the last" in caplog.text
+    other.pbc = [True, True, False]
+    with pytest.raises(InputError, match="another pbc than the structure given"):
+        md(EMT(), other, steps=6, trajectory=path)
+
+
+def test_an_optimizer_that_gives_up_leaves_what_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    step, left = FIRE.step, [4]
+    # as if it were ASE's: other errors are not for a result to tell
+    ours: dict[str, object] = {"__name__": "ase.optimize.linesearch", "step": step, "left": left}
+    exec(
+        "def failing(self, *forces):\n"
+        "    left[0] -= 1\n"
+        "    if left[0] < 0:\n"
+        "        self.atoms.positions[:] += 1.0\n"
+        "        raise RuntimeError('LineSearch failed!')\n"
+        "    return step(self, *forces)\n",
+        ours,
+    )
+    monkeypatch.setattr(FIRE, "step", ours["failing"])
+    atoms = crystal(1)
+    atoms.rattle(0.1, seed=1)
+    result = relax(EMT(), atoms, fmax=1e-6)
+    assert not result.converged
+    assert result.gave_up == "LineSearch failed!"
+    assert "NOT converged after 4 steps" in result.in_words()
+    assert "(LineSearch failed!)" in result.in_words()
+    assert result.fmax == pytest.approx(np.linalg.norm(result.atoms.get_forces(), axis=1).max())
+    assert result.energy == pytest.approx(result.atoms.get_potential_energy())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seed": -1}, "seed must be 0 or more"),
+        ({"steps": None, "time_ps": float("nan")}, "time_ps must be a length of time"),
+        ({"trajectory": "a.xyz", "log": "./a.xyz"}, "name of both trajectory and log"),
+        ({"log": "."}, "is a folder"),
+    ],
+)
+def test_senseless_settings(settings, message, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        md(EMT(), crystal(1), **({"steps": 2} | settings))
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_moves_where_all_is_held() -> None:
+    atoms = crystal(1)
+    atoms.set_constraint(FixAtoms(range(len(atoms))))
+    with pytest.raises(InputError, match="nothing can move"):
+        md(EMT(), atoms, steps=2)

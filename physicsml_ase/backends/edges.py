@@ -13,6 +13,8 @@ from physicsml_ase.neighbors import Neighbors
 
 FEW_SHIFTS = 1000
 """Of so many shifts at most all are listed, which is quicker than to find those that occur."""
+EXACT = 2.0**53
+"""Whole numbers are exact up to here."""
 
 
 class Edges(NamedTuple):
@@ -82,13 +84,18 @@ def _few(shift: Floats) -> tuple[Floats, NDArray[np.int32], int]:
     """The shifts that occur among those of edges (E, 3), each edge's place among them, and that of no shift."""
     low = shift.min(0, initial=0.0)
     sizes = shift.max(0, initial=0.0) - low + 1
-    steps = np.array([sizes[1] * sizes[2], sizes[2], 1.0])
-    codes, none = ((shift - low) @ steps).astype(np.int64), int(-low @ steps)
-    if sizes.prod() <= FEW_SHIFTS:
-        return (np.indices(sizes.astype(int)).reshape(3, -1).T + low), codes.astype(np.int32), none
-    # an atom that has left its cell far behind: the box of all shifts is large, and nearly empty
-    _, first, place = np.unique(np.append(codes, none), return_index=True, return_inverse=True)
-    shifts = np.concatenate([shift, np.zeros((1, 3))])[first]
+    every = np.concatenate([shift, np.zeros((1, 3))])
+    if sizes.prod() < EXACT:
+        codes = ((every - low) @ np.array([sizes[1] * sizes[2], sizes[2], 1.0])).astype(np.int64)
+        if sizes.prod() <= FEW_SHIFTS:
+            box = np.indices(sizes.astype(int)).reshape(3, -1).T + low
+            return box, codes[:-1].astype(np.int32), int(codes[-1])
+        # an atom that has left its cell far behind: the box of all shifts is large, and nearly empty
+        _, first, place = np.unique(codes, return_index=True, return_inverse=True)
+        shifts = every[first]
+    else:  # so far that no number tells the places in the box apart
+        shifts, place = np.unique(every, axis=0, return_inverse=True)
+        place = place.reshape(-1)
     return shifts, place[:-1].astype(np.int32), int(place[-1])
 
 

@@ -4,6 +4,7 @@ Everything that the model knows is computed at once and kept until the atoms cha
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,6 +66,10 @@ class PhysicsMLCalculator(Calculator):
     """
 
     name = "physicsml_ase"
+    _state: Atoms | None
+    """A copy of what was calculated last, written over by the next calculation; `_given` are the caller's atoms."""
+    _given: Atoms | None
+    _shown: Atoms | None
 
     def __init__(
         self,
@@ -80,10 +85,10 @@ class PhysicsMLCalculator(Calculator):
         uncertainty: bool = False,
     ) -> None:
         super().__init__()
-        if not skin >= 0:
+        if not 0 <= skin < math.inf:
             raise InputError(f"skin is {skin}: give a distance in Å, 0 or more")
-        if threads is not None and threads < 1:
-            raise InputError(f"threads is {threads}: give 1 or more")
+        if threads is not None and (threads < 1 or threads != int(threads)):
+            raise InputError(f"threads is {threads}: give a whole number, 1 or more")
         check_name(backend)
         self._members, self._wanted_device = load_members(ckpt, device, dtype)
         self.device = choose_device(self._wanted_device)
@@ -143,10 +148,12 @@ class PhysicsMLCalculator(Calculator):
         atoms = self.atoms if atoms is None else atoms
         if atoms is None:
             raise InputError("there are no atoms to calculate: give some, or attach the calculator to some")
-        if system_changes or not isinstance(self.results, LateResults):
+        known = isinstance(self.results, LateResults) and self.results.is_whole
+        if system_changes or not known:
             self.atoms, self.results = None, {}
             results = self._calculated(atoms)
-            self.atoms, self.results = self._inputs.copied(atoms), results
+            self._state, self._given, self._shown = self._inputs.copied(atoms), atoms, None
+            self.results = results
         for name in {*properties, *self._at_once} & {*self._late_names}:
             self.results[name]  # computes it
 
@@ -169,21 +176,41 @@ class PhysicsMLCalculator(Calculator):
             late[name] = functools.partial(uncertainty, *UNCERTAINTIES[name])
         return LateResults(results, {name: late[name] for name in self._late_names})
 
+    @property
+    def atoms(self) -> Atoms | None:
+        """The structure that the results are of, a copy, made when it is asked for."""
+        if self._shown is None and self._state is not None:
+            # where the model sees `info` the state has all of it
+            given = None if self.domain.attrs else self._given
+            alike = given is not None and len(given) == len(self._state)
+            shown: Atoms = given.copy() if given is not None and alike else self._state.copy()
+            for name in ("numbers", "positions"):
+                shown.arrays[name][:] = self._state.arrays[name]
+            shown.cell.array[:], shown.pbc[:] = self._state.cell.array, self._state.pbc
+            self._shown = shown
+        return self._shown
+
+    @atoms.setter
+    def atoms(self, atoms: Atoms | None) -> None:
+        self._state = self._given = self._shown = atoms
+
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What changed since the last calculation; exact, ten times as fast as ASE's, and sees `Atoms.info`."""
-        return list(all_changes) if self.atoms is None else self._inputs.changes(self.atoms, atoms)
+        return list(all_changes) if self._state is None else self._inputs.changes(self._state, atoms)
 
     def export_properties(self) -> Properties:
         """The results that ASE has a name for."""
         return Properties({name: value for name, value in self.results.items() if name in all_outputs})
 
-    def predict(self, structures: Iterable[Atoms], batch_size: int | None = None) -> list[Results]:
+    def predict(self, structures: Atoms | Iterable[Atoms], batch_size: int | None = None) -> list[Results]:
         """The `results` of each structure, computed in batches of `batch_size` structures.
 
-        Without a batch size, batches are as large as serves speed. Changes nothing that the calculator keeps.
+        Without a batch size, batches are as large as serves speed. Changes nothing that the calculator keeps. Nothing
+        is said of structures unlike the training data: that is for the calculator of each.
         """
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size is {batch_size}: give 1 or more")
+        structures = [structures] if isinstance(structures, Atoms) else structures
         results: list[Results] = []
         for graphs in batches(self._inputs.graphs(structures), batch_size, EDGES_PER_BATCH[self.device.type]):
             batch = collate(graphs)
@@ -212,8 +239,8 @@ class PhysicsMLCalculator(Calculator):
             del state[name]
         state["_members"] = [member.packed() for member in self._members]
         state["results"] = dict(self.results)
-        if self.atoms is not None:
-            state["atoms"] = self.atoms.copy()  # the next calculation writes over this one
+        shown = self.atoms
+        state["_state"] = state["_given"] = state["_shown"] = shown
         return state
 
     def __setstate__(self, state: dict[str, object]) -> None:

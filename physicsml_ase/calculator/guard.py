@@ -48,12 +48,13 @@ class Guard:
         self, potential: Potential, reaction: str, record: str | Path, interval: int | None = None
     ) -> None:
         if reaction not in REACTIONS:
-            raise InputError(f"on_extrapolation {reaction!r}: {did_you_mean(reaction, REACTIONS)}")
+            raise InputError(f"on_extrapolation {reaction!r}: {did_you_mean(str(reaction), REACTIONS)}")
         if interval is not None and interval < 1:
             raise InputError(f"extrapolation_interval is {interval}: give 1 or more")
         self.reaction, self.interval = reaction, interval or INTERVAL
         self.known = Extrapolation(potential)
-        self.recorder = Recorder(record, potential.domain.attrs) if reaction == "record" else None
+        keys = [label.key for label in potential.labels]
+        self.recorder = Recorder(record, potential.domain.attrs, keys) if reaction == "record" else None
         self._told = set[str]()
         self._since = self.interval  # calculations since the last whole check
         self._outside = False  # what it found

@@ -62,9 +62,15 @@ class Inputs:
             changes.append("cell")
         if not equal(atoms.pbc, old.pbc):
             changes.append("pbc")
-        if self.domain.attrs and not np.array_equal(self._graph_attrs(atoms), self._attrs):
+        if self.domain.attrs and not self._same_attrs(atoms):
             changes.append("info")
         return changes
+
+    def _same_attrs(self, atoms: Atoms) -> bool:
+        try:
+            return np.array_equal(self._graph_attrs(atoms), self._attrs)
+        except InputError:  # for a calculation to say
+            return False
 
     def copied(self, atoms: Atoms) -> Atoms:
         """A copy of the structure; into the last copy where only positions and cell can be others."""
@@ -86,8 +92,10 @@ class Inputs:
 
     def _refuse_unknown(self, numbers: NDArray[np.int64], where: str = "") -> None:
         known = self._known.take(numbers, mode="clip")  # a table: np.isin takes a tenth of a millisecond
-        if not known.all():
-            atom = int(known.argmin())
+        if not known.all() or numbers.min(initial=0) < 0:
+            atom = int((known & (numbers >= 0)).argmin())
+            if not 0 <= numbers[atom] < len(chemical_symbols):
+                raise InputError(f"{where}atomic number {numbers[atom]} (atom {atom}) is of no element")
             symbols = ", ".join(sorted(chemical_symbols[z] for z in self.domain.elements))
             raise InputError(
                 f"{where}element {chemical_symbols[numbers[atom]]} (atom {atom}) is not in the model "

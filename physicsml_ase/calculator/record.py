@@ -16,6 +16,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from physicsml_ase.conventions import InputError
+from physicsml_ase.data.sources.keys import drop_labels
 
 HIGHER, CHECKS = 1.25, 10
 
@@ -23,13 +24,17 @@ HIGHER, CHECKS = 1.25, 10
 class Recorder:
     """Appends to the database at `path`, which is opened when there is something to write."""
 
-    def __init__(self, path: str | Path, attrs: Sequence[str] = ()) -> None:
-        """`attrs` are the keys of `Atoms.info` that the model sees."""
-        self.path, self.attrs = Path(path), tuple(attrs)
+    def __init__(self, path: str | Path, attrs: Sequence[str] = (), labels: Sequence[str] = ()) -> None:
+        """`attrs` are the keys of `Atoms.info` that the model sees, `labels` those of what it was trained on."""
+        self.path, self.attrs, self.labels = Path(path), tuple(attrs), tuple(labels)
         if self.path.suffix != ".db":
             raise InputError(
                 f"{path}: structures are recorded in an ASE database, so the name must end in .db"
             )
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{path}: its folder can not be made: {error}") from None
         self._highest, self._passed = 0.0, 0
         self._written: set[str] | None = None
 
@@ -47,8 +52,11 @@ class Recorder:
         from ase.db import connect
 
         # ASE's databases do not keep `info`, and a charge or a spin is part of what is to be labelled
+        plain = atoms.copy()
+        plain.info = {k: v for k, v in atoms.info.items() if not isinstance(v, dict)}
+        drop_labels(plain, self.labels, self.attrs)
         info = {
-            k: v for k, v in atoms.info.items() if k in self.attrs or isinstance(v, int | float | str | bool)
+            k: v for k, v in plain.info.items() if k in self.attrs or isinstance(v, int | float | str | bool)
         }
         seen = {k: np.asarray(info[k]).tolist() for k in self.attrs if k in info}
         name = fingerprint(atoms, repr(sorted(seen.items())) if seen else "")
@@ -60,7 +68,7 @@ class Recorder:
                     return False
                 pairs: dict[str, Any] = {"extrapolation": float(scores.max()), "why": " ".join(kinds)}
                 database.write(
-                    atoms.copy(),
+                    plain,
                     key_value_pairs=pairs | {"fingerprint": name},
                     data={"scores": scores, "info": info},
                 )

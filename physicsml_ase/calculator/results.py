@@ -19,7 +19,12 @@ class LateResults(dict[str, Value]):
 
     def __init__(self, values: Mapping[str, Value], late: Mapping[str, Callable[[], Value]]) -> None:
         super().__init__(values)
-        self._late = dict(late)
+        self._late, self._computed = dict(late), frozenset(values)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nobody has taken from it what was computed at once."""
+        return self._computed <= self.keys()
 
     def __missing__(self, name: str) -> Value:
         if name not in self._late:

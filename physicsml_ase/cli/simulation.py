@@ -1,6 +1,8 @@
 """`md` and `relax`."""
 
+import itertools
 import logging
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,6 +71,9 @@ def md(
 
     if not restart:
         _spare(structure, trajectory)
+    _spare(structure, log, "--log")
+    _spare(structure, record, "--record")
+    _different({"-o": trajectory, "--log": log, "--record": record})
     atoms = _one_structure(structure)
     use_threads(threads, len(atoms))
     keep_memory()
@@ -117,8 +122,10 @@ def relax(
 
     _check_format(output)
     _spare(structure, output)
-    _spare(structure, trajectory)
+    _spare(structure, trajectory, "--trajectory")
+    _different({"-o": output, "--trajectory": trajectory, "--record": record})
     atoms = _one_structure(structure)
+    _check_writable(atoms, output)
     use_threads(threads, len(atoms))
     keep_memory()
     result = simulate.relax(
@@ -131,7 +138,6 @@ def relax(
         pressure_GPa=pressure,
         trajectory=trajectory,
     )
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
     ase.io.write(output, result.atoms)
     typer.echo(f"{result.in_words()}; written to {output}")
     if not result.converged:
@@ -161,11 +167,21 @@ def _calculator(
     )
 
 
-def _spare(structure: str, output: str | None) -> None:
+def _spare(structure: str, output: str | None, option: str = "-o") -> None:
     """Raise `InputError` where the structure's own file would be written over."""
     given = Path(structure) if Path(structure).exists() else Path(structure.rpartition("@")[0])
     if output is not None and given.is_file() and Path(output).exists() and given.samefile(output):
-        raise InputError(f"{output}: is the file of the structure itself; give another name with -o")
+        raise InputError(f"{output}: is the file of the structure itself; give another name with {option}")
+
+
+def _different(outputs: dict[str, str | None]) -> None:
+    """Raise `InputError` where two outputs are one file."""
+    from physicsml_ase.simulate.outputs import same_file
+
+    given = [(option, name) for option, name in outputs.items() if name is not None]
+    for (one, a), (two, b) in itertools.combinations(given, 2):
+        if same_file(a, b):
+            raise InputError(f"{b}: is given with {one} and with {two}; they are different files")
 
 
 def _check_format(output: str) -> None:
@@ -178,6 +194,24 @@ def _check_format(output: str) -> None:
     except UnknownFileTypeError:
         pass
     raise InputError(f"{output}: ASE writes no file format under that name; use .xyz, .cif, .vasp, ...")
+
+
+def _check_writable(atoms: "Atoms", output: str) -> None:
+    """Raise `InputError` for a format that can not hold such a structure; its folder is made."""
+    import ase.io
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            ase.io.write(Path(folder) / Path(output).name, atoms)
+        except Exception as error:  # ASE's writers raise anything
+            reason = " ".join(str(error).split())[:100]
+            raise InputError(
+                f"{output}: that format can not hold the structure ({reason}); use .xyz"
+            ) from None
+    try:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{output}: its folder can not be made: {error}") from None
 
 
 def _one_structure(spec: str) -> "Atoms":

@@ -197,7 +197,10 @@ class DataModule(pl.LightningDataModule):
         self._open[set_] = list(loaders.values())
         if len(loaders) == 1 and "" in loaders:
             return loaders[""]
-        return CombinedLoader(loaders, getattr(batches, "mode", "sequential"))
+        mode: Any = getattr(batches, "mode", "sequential")
+        for loader in loaders.values():
+            loader.once = mode == "max_size"
+        return CombinedLoader(loaders, mode)
 
     def _read_from(self, set_: str) -> dict[str, Store]:
         """What batches of a set are read from."""
@@ -218,7 +221,7 @@ class DataModule(pl.LightningDataModule):
             batch_size=size,
             max_atoms=batches.max_atoms,
             max_edges=batches.max_edges,
-            shuffle=set_ == "train",
+            shuffle=set_ == "train" and not getattr(self.trainer, "overfit_batches", 0),
             drop_last=getattr(batches, "drop_last", False),
             redraw_interval=getattr(batches, "redraw_interval", 1),
             seed=self.seed,

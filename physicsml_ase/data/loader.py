@@ -51,6 +51,8 @@ class GraphLoader:
         self.store, self.rule, self.num_workers, self.name = store, rule, num_workers, name
         self.sizes = Sizes(store.num_atoms, store.num_edges, store.block)
         self.epoch = self.cycle = self.position = 0
+        self.once = False
+        """Whether a pass that was over when the run was stopped stays over: beside longer sources, each read once."""
         self._rank, self._world = rank, world
         self._started = self._continue = False
         self._steps: dict[int, int] = {}
@@ -102,7 +104,7 @@ class GraphLoader:
     def __iter__(self) -> Iterator[Graph]:
         # a generator, so that nothing happens before the first batch is asked for: Lightning calls iter()
         # to see whether it can, and again before it has set the epoch
-        if self._continue and self.position < len(self):
+        if self._continue and (self.once or self.position < len(self)):
             self._continue = False
         else:
             self.cycle += self._started

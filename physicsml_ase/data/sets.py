@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,13 +39,13 @@ def open_sets(specs: Mapping[str, Spec | None], config: DataModuleConfig, seed: 
         0.0 if sources["validation"] else config.validation_split,
         0.0 if sources["test"] else config.test_split,
     )
-    splits = {}
+    splits, sides = {}, dict[Hashable, int]()
     if sources["train"] and any(parts):
         for name, source in sources["train"].items():
             amounts: dict[str, Any] = {"fraction": parts}
             if max(parts) >= 1:  # a number of structures beside a fraction: both as numbers
                 amounts = {"number": [part if part >= 1 else round(part * len(source)) for part in parts]}
-            split = split_source(source, **amounts, group_key=config.split_by, seed=seed).indices
+            split = split_source(source, **amounts, group_key=config.split_by, seed=seed, sides=sides).indices
             splits[name] = split = _keep_what_only_training_can_use(source, split, config)
             for set_, indices in split._asdict().items():
                 if len(indices):

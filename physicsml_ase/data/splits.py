@@ -93,12 +93,16 @@ def split_source(
     stratify: bool = False,
     together: bool | None = None,
     seed: int = 0,
+    sides: dict[Hashable, int] | None = None,
 ) -> SourceSplit:
     """Split a source at random and say how.
 
     `group_key` is a key of `Atoms.info` (or of a db row), such as config_type: its groups go to one side as
     a whole, or with `stratify` each is split in proportion. `together` keeps frames of one geometry on one
     side; None does so for sources of up to 20,000 frames. One frame gives no validation.
+
+    `sides` is of other sources: on which side each of their groups or geometries is, which frames like them join;
+    this source's are put into it.
     """
     count = len(source)
     _wanted(count, fraction, number)  # a wrong request is refused before the source is read
@@ -123,6 +127,8 @@ def split_source(
         units = None
     strata = groups if group_key and stratify else None
     split = split_indices(count, fraction=fraction, number=number, groups=units, strata=strata, seed=seed)
+    if units and sides is not None:
+        split = _with_their_like(source, split, units, sides)
     how = f", by {group_key}" if whole else f", in proportion of {group_key}" if strata else ""
     if units and not whole:
         how += f"; {count - len(set(units))} repeated geometries stay with their like"
@@ -133,6 +139,23 @@ def split_source(
         *(source.name, *(len(side) for side in split), seed, how),
     )
     return _apart(source, split)
+
+
+def _with_their_like(
+    source: Source, split: Split, units: Sequence[Hashable], sides: dict[Hashable, int]
+) -> Split:
+    """The split with the units that `sides` knows where it says; the others are put into it."""
+    side = np.zeros(len(units), dtype=np.int64)
+    for number, indices in enumerate(split):
+        side[indices] = number
+    for k, unit in enumerate(units):
+        side[k] = sides.setdefault(unit, int(side[k]))
+    if side.all():
+        raise InputError(
+            f"{source.name}: all of it is like what was set aside of other sources, and none is left to train "
+            "on; leave it out, or give validation data"
+        )
+    return Split(*(np.flatnonzero(side == k) for k in range(3)))
 
 
 def geometry_hash(atoms: Atoms) -> bytes:

@@ -24,7 +24,15 @@ from physicsml_ase.simulate.ensemble import (
     stress_is_there,
     temperature,
 )
-from physicsml_ase.simulate.frames import OTHERWISE, STEP, TIMESTEP, frame, last_frame
+from physicsml_ase.simulate.frames import (
+    OTHERWISE,
+    STEP,
+    TIMESTEP,
+    first_frame,
+    frame,
+    last_frame,
+    without_labels,
+)
 from physicsml_ase.simulate.guard import ADVICE, Guard, Unstable
 from physicsml_ase.simulate.meter import meter
 from physicsml_ase.simulate.outputs import open_outputs, trajectory_path
@@ -106,15 +114,21 @@ def md(
     last = _number_of_steps(steps, time_ps, timestep_fs)
     if every < 1:
         raise InputError(f"every must be at least 1, not {every}")
+    if seed < 0:
+        raise InputError(f"seed must be 0 or more, not {seed}")
     check_ensemble(ensemble, atoms)
     path = trajectory_path(trajectory)
-    atoms, first, keep = _start(atoms, path if restart else None, ensemble, seed)
+    atoms = without_labels(atoms, calculator)
+    seen = getattr(getattr(getattr(calculator, "potential", None), "domain", None), "attrs", ())
+    atoms, first, keep = _start(atoms, path if restart else None, ensemble, seed, seen)
     if first and first >= last:
         logger.warning("%s is at step %d already, so there is nothing to do", path, first)
     atoms.calc = calculator
     atoms.get_potential_energy()  # what is wrong with the structure is said before any file is opened
     has_stress = stress_is_there(atoms, ensemble)
     freedom = degrees_of_freedom(atoms, ensemble)
+    if freedom < 1:
+        raise InputError("nothing can move: the constraints hold all atoms")
     # the last number makes it another stream than that of the velocities: a seed's trailing zeros do not count
     integrator = make_integrator(atoms, ensemble, freedom, np.random.default_rng([seed, first, NOISE]))
     integrator.nsteps = first
@@ -203,8 +217,13 @@ def _guarded(
         yield step
 
 
-def _start(atoms: Atoms, path: Path | None, ensemble: Ensemble, seed: int) -> tuple[Atoms, int, int]:
-    """The structure to begin with, with momenta, its step, and what to keep of the trajectory."""
+def _start(
+    atoms: Atoms, path: Path | None, ensemble: Ensemble, seed: int, seen: Sequence[str]
+) -> tuple[Atoms, int, int]:
+    """The structure to begin with, with momenta, its step, and what to keep of the trajectory.
+
+    `seen` are the keys of `Atoms.info` that the model sees.
+    """
     last = last_frame(path) if path is not None else None
     if last is not None:
         found = last.atoms
@@ -213,6 +232,13 @@ def _start(atoms: Atoms, path: Path | None, ensemble: Ensemble, seed: int) -> tu
                 f"{path} is of {found.get_chemical_formula()}, not of this structure "
                 f"({atoms.get_chemical_formula()}); {OTHERWISE}"
             )
+        values = {key: [np.asarray(x.info.get(key)) for x in (found, atoms)] for key in seen}
+        others = [key for key, (one, other) in values.items() if not np.array_equal(one, other)]
+        others += [] if np.array_equal(found.pbc, atoms.pbc) else ["pbc"]
+        if others:
+            raise InputError(f"{path} has another {others[0]} than the structure given; {OTHERWISE}")
+        if path is not None and not any(_same_place(atoms, x) for x in (found, first_frame(path))):
+            logger.warning("the structure given is neither the first nor the last of %s, which goes on", path)
         step, before = int(found.info.pop(STEP)), found.info.pop(TIMESTEP, None)
         if before is not None and not np.isclose(before, ensemble.timestep_fs):
             raise InputError(
@@ -238,6 +264,13 @@ def _start(atoms: Atoms, path: Path | None, ensemble: Ensemble, seed: int) -> tu
     return fresh, 0, 0
 
 
+def _same_place(atoms: Atoms, other: Atoms | None) -> bool:
+    return other is not None and all(
+        x.shape == y.shape and np.allclose(x, y, atol=1e-4)
+        for x, y in ((atoms.positions, other.positions), (atoms.cell.array, other.cell.array))
+    )
+
+
 def _words(atoms: Atoms) -> str:
     """What the constraints are."""
     fixed, others = set[int](), list[str]()
@@ -252,6 +285,8 @@ def _words(atoms: Atoms) -> str:
 
 
 def _number_of_steps(steps: int | None, time_ps: float | None, timestep_fs: float) -> int:
+    if time_ps is not None and not np.isfinite(time_ps):
+        raise InputError(f"time_ps must be a length of time, not {time_ps}")
     if timestep_fs <= 0 or not np.isfinite(timestep_fs):
         raise InputError(f"timestep_fs must be positive, not {timestep_fs}")
     if (steps is None) == (time_ps is None):

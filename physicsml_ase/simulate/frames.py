@@ -4,18 +4,22 @@
 """
 
 import io
+import logging
 import os
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import all_properties
+from ase.calculators.calculator import BaseCalculator, all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.extxyz import read_xyz, write_xyz
 from ase.io.trajectory import TrajectoryReader, TrajectoryWriter
 
 from physicsml_ase.conventions import InputError
+from physicsml_ase.data.sources.keys import drop_labels
+
+logger = logging.getLogger("physicsml_ase")
 
 STEP = "step"
 """Key of `Atoms.info` under which a frame carries its step."""
@@ -82,6 +86,20 @@ def frame(atoms: Atoms, step: int, timestep_fs: float | None = None) -> Atoms:
     return copy
 
 
+def without_labels(atoms: Atoms, calculator: BaseCalculator) -> Atoms:
+    """A copy to be moved: labels of where its atoms are now are not those of where they will be."""
+    potential = getattr(calculator, "potential", None)
+    names = [label.key for label in getattr(potential, "labels", ())]
+    copy = atoms.copy()
+    for name in ("key_value_pairs", "data"):  # a copy has the same ones
+        if isinstance(copy.info.get(name), dict):
+            copy.info[name] = dict(copy.info[name])
+    dropped = drop_labels(copy, names, getattr(getattr(potential, "domain", None), "attrs", ()))
+    if dropped:
+        logger.info("%s of the structure given: not kept, as its atoms move", ", ".join(dropped))
+    return copy
+
+
 def last_frame(path: Path) -> Last | None:
     """The last complete frame of a trajectory, None where there is none yet; the file is only read.
 
@@ -98,6 +116,16 @@ def last_frame(path: Path) -> Last | None:
     if last is None:
         raise InputError(f"{path} was not written by md, so can not be continued; {OTHERWISE}")
     return last
+
+
+def first_frame(path: Path) -> Atoms | None:
+    """The first frame of a trajectory that has a last one."""
+    if path.suffix not in TEXT:
+        with TrajectoryReader(path) as reader:
+            return reader[0]
+    with path.open(encoding="utf-8") as stream:
+        (atoms,) = read_xyz(stream, 0)
+    return atoms
 
 
 OTHERWISE = "name another trajectory, or overwrite it with restart=False (--no-restart)"

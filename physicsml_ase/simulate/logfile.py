@@ -16,15 +16,15 @@ class LogFile:
         """`columns` is {name with unit: format}. `continue_from` keeps an older log up to that step."""
         self.formats = list(columns.values())
         header = "# " + " ".join(f"{name:>{WIDTH}}" for name in columns)[2:] + "\n"
+        if not path.name or path.is_dir():
+            raise InputError(f"{path}: is a folder; give the log a file's name")
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [header]
         if continue_from is not None and path.exists():
             old = path.read_text(encoding="utf-8").splitlines(keepends=True)
             if old and old[0] != header:
                 raise InputError(f"{path}: has other columns than this run's log; name another log")
-            kept += [
-                line for line in old[1:] if line.endswith("\n") and int(line.split()[0]) <= continue_from
-            ]
+            kept += [line for line in old[1:] if line.endswith("\n") and _step(line) <= continue_from]
         beside = path.with_name(f".{path.name}.{os.getpid()}")
         beside.write_text("".join(kept), encoding="utf-8")
         os.replace(beside, path)
@@ -39,3 +39,9 @@ class LogFile:
     def close(self) -> None:
         """Close the file."""
         self.stream.close()
+
+
+def _step(line: str) -> int:
+    """The step of a line; 0, before all steps, where somebody has written something else."""
+    first = line.split()[:1]
+    return int(first[0]) if first and first[0].isdigit() else 0

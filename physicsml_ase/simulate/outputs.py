@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from physicsml_ase.conventions import InputError
 from physicsml_ase.simulate.frames import Writer, check_name, open_writer
 from physicsml_ase.simulate.logfile import LogFile
 
@@ -14,6 +15,11 @@ def trajectory_path(name: str | Path | None) -> Path | None:
         return None
     check_name(Path(name))
     return Path(name)
+
+
+def same_file(a: str | Path, b: str | Path) -> bool:
+    """Whether two names are of one file, which need not be there."""
+    return Path(a).resolve() == Path(b).resolve()
 
 
 @contextmanager
@@ -30,6 +36,8 @@ def open_outputs(
     `keep` is what stays of an older trajectory (`open_writer`), `continue_from` the last step that stays in an older
     log.
     """
+    if trajectory is not None and log is not None and same_file(trajectory, log):
+        raise InputError(f"{log}: is the name of both trajectory and log; give them different ones")
     with ExitStack() as stack:
         lines = LogFile(Path(log), columns, continue_from) if log is not None else None
         frames = open_writer(trajectory, keep) if trajectory is not None else None

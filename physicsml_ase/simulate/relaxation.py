@@ -1,5 +1,6 @@
 """Geometry optimisation of atoms, and of the cell where asked for."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from ase.filters import FrechetCellFilter
 from ase.optimize.optimize import Optimizer
 
 from physicsml_ase.conventions import VOIGT, InputError
-from physicsml_ase.simulate.frames import frame
+from physicsml_ase.simulate.frames import frame, without_labels
 from physicsml_ase.simulate.guard import Guard, Unstable
 from physicsml_ase.simulate.meter import meter
 from physicsml_ase.simulate.outputs import open_outputs, trajectory_path
@@ -41,12 +42,14 @@ class RelaxResult:
     stress_GPa: float | None
     """Largest component of the stress left on the cell; None where the cell did not move."""
     wall_s: float
+    gave_up: str | None = None
+    """Why the optimizer went no further by itself, where it did not."""
 
     def in_words(self) -> str:
         """One line for people."""
         parts = [
             f"{'converged' if self.converged else 'NOT converged'} after {self.steps} steps "
-            f"in {self.wall_s:.1f} s",
+            f"in {self.wall_s:.1f} s" + (f" ({self.gave_up})" if self.gave_up else ""),
             f"largest force {self.fmax:.4g} eV/Å",
             f"energy {self.energy:.6f} eV ({self.energy_change:+.6f} eV)",
         ]
@@ -75,10 +78,12 @@ def relax(
     """
     if not fmax > 0 or steps < 0:
         raise InputError(f"fmax must be positive and steps not negative: {fmax}, {steps}")
+    if isinstance(cell, np.bool_ | np.ndarray):
+        cell = cell.tolist()
     make_optimizer = _optimizer(optimizer)
     path = trajectory_path(trajectory)
     started = time.perf_counter()
-    atoms = atoms.copy()
+    atoms = without_labels(atoms, calculator)
     atoms.arrays.pop("momenta", None)  # what is relaxed is at rest
     atoms.calc = calculator
     moves = _moving_components(cell, atoms, pressure_GPa)
@@ -91,11 +96,21 @@ def relax(
     kept = "nothing was kept" if path is None else f"the steps before are in {path}"
     columns = {"step": "d", "energy[eV]": ".6f", "fmax[eV/Å]": ".6f"}
     columns |= {} if moves is None else {"stress[GPa]": ".4f", "volume[Å^3]": ".3f"}
+    place, energy, force, left = (
+        (atoms.positions.copy(), atoms.cell.array.copy()),
+        first_energy,
+        math.inf,
+        None,
+    )
     with (
         open_outputs(path, log, columns) as (frames, lines),
         meter("relaxing", 0, steps, len(atoms)) as show,
     ):
-        for converged in _guarded(method, fmax, steps, guard, atoms, kept):  # noqa: B007  told after the last
+        for converged, gave_up in _guarded(method, fmax, steps, guard, atoms, kept):  # noqa: B007  told at last
+            if gave_up is not None:  # back to what was looked at last
+                atoms.positions[:], atoms.cell.array[:] = place
+                break
+            place = atoms.positions.copy(), atoms.cell.array.copy()
             energy, force = atoms.get_potential_energy(), _largest_force(atoms)
             left = None if moves is None else _stress_left(atoms, cell, moves, pressure_GPa)
             show(method.nsteps, f"fmax {force:.3g} eV/Å  {energy:.4f} eV")
@@ -114,6 +129,7 @@ def relax(
         fmax=force,
         stress_GPa=left,
         wall_s=time.perf_counter() - started,
+        gave_up=gave_up,
     )
 
 
@@ -128,8 +144,11 @@ def _optimizer(name: str) -> Callable[..., Optimizer]:
 
 def _guarded(
     method: Optimizer, fmax: float, steps: int, guard: Guard, atoms: Atoms, kept: str
-) -> Iterator[bool]:
-    """Whether it has converged, at each step; `Unstable` where energies or forces are none any more."""
+) -> Iterator[tuple[bool, str | None]]:
+    """Whether it has converged, at each step, or why the optimizer gives up at last.
+
+    `Unstable` where energies or forces are none any more.
+    """
     run = method.irun(fmax=fmax, steps=steps)
     while True:
         try:
@@ -139,9 +158,22 @@ def _guarded(
             return
         except InputError as error:
             complaint = str(error)
+        except RuntimeError as error:
+            if not _of_ase(error):
+                raise
+            yield False, " ".join(str(error).split())[:100]
+            return
         if complaint:
             raise Unstable(f"relaxation stopped at step {method.nsteps}: {complaint}; {kept}")
-        yield converged
+        yield converged, None
+
+
+def _of_ase(error: BaseException) -> bool:
+    """Whether it was raised by ASE itself, as by a line search that the noise of float32 leads nowhere."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return last is not None and str(last.tb_frame.f_globals.get("__name__")).startswith("ase.")
 
 
 def _moving_components(cell: Cell, atoms: Atoms, pressure_GPa: float) -> list[bool] | None:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import logging
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -42,6 +44,16 @@ from physicsml_ase.train.trainer import TrainerConfig, build_trainer
 from physicsml_ase.train.trouble import is_out_of_memory, out_of_memory
 
 log = logging.getLogger("physicsml_ase")
+_THEIRS = re.compile(r"(lightning|torch)\b")
+REFUSED = {
+    "GradientAccumulationScheduler": "the schedule could not count its steps; set trainer.accumulate_grad_batches",
+    "StochasticWeightAveraging": "weights are averaged already, see ema",
+    "ModelPruning": "the model that is kept would not have what it left",
+    "BackboneFinetuning": "it needs a module called backbone; see transfer_learning.stages and freeze_modules",
+    "LearningRateFinder": "it needs a module with a learning rate of its own; set optimizer.config.lr",
+    "BatchSizeFinder": "batches are the data module's; set datamodule.train.batch_size",
+}
+"""Callbacks of Lightning's that do not do here what they say, and why."""
 SAVE_EVERY_SECONDS = 60.0
 
 
@@ -90,9 +102,9 @@ def fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resul
     budget = Budget(seconds=seconds, started_at=begin.at)
     module = _module(config, begin, potential, step_by, budget)
     summary = datamodule.summary
+    trainer = _trainer(config, folder, budget)
     if is_first_process():
         summary = _record_begin(folder, config, data, summary, potential)
-    trainer = _trainer(config, folder, budget)
     resumable = Resumable(folder.last, SAVE_EVERY_SECONDS)
     watch = StopWhereOverfitting(budget, potential.config)
     new = is_first_process() and not folder.read_record().get("continues")
@@ -125,8 +137,10 @@ def fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resul
         if is_out_of_memory(failure):
             error = out_of_memory(module.batch_sizes, module.device)
         if not resumable.signal:
+            if trainer.global_step == 0 and is_first_process() and not begin.is_part:
+                folder.write_record(status="started")  # what was refused leaves the folder free
             if not isinstance(error, InputError) or not module.best:
-                raise _in_one_line(error) from None
+                raise _in_one_line(error, trainer.global_step > 0) from None
             # the loss is not finite, or a frame can not be used: what was good until then is not lost
             ended(FAILED)
             tell_the_end(folder, module.best, {}, False)
@@ -212,6 +226,12 @@ def _trainer(config: RunConfig, folder: RunFolder, budget: Budget) -> pl.Trainer
     trainer = build_trainer(
         quiet, extra_callbacks=[TellProgress(budget), EndInTime(budget)], logger=False, root=folder.root
     )
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if (name := type(callback).__name__) in REFUSED:
+            raise InputError(f"trainer.callbacks: {name}: {REFUSED[name]}")
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and Path(callback.dirpath or "") == folder.last.parent:
+            callback.CHECKPOINT_NAME_LAST = "callback-last"  # the run's own last.ckpt continues exactly
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise InputError(
             f"trainer.strategy: {given.strategy}: its processes end with the training and take the best "
@@ -220,10 +240,17 @@ def _trainer(config: RunConfig, folder: RunFolder, budget: Budget) -> pl.Trainer
     return trainer
 
 
-def _in_one_line(error: Exception) -> Exception:
-    """What Lightning says of a config that does not work, as an InputError; any other error as it is."""
+def _in_one_line(error: Exception, begun: bool) -> Exception:
+    """What Lightning or torch says of a config that does not work, as an InputError; any other error as it is.
+
+    Before the first step, whatever they raise themselves.
+    """
     text = " ".join(str(error).split())
-    if isinstance(error, MisconfigurationException):
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    of_others = last is not None and _THEIRS.match(str(last.tb_frame.f_globals.get("__name__")))
+    if isinstance(error, MisconfigurationException) or (of_others and not begun):
         return InputError(text)
     return (
         InputError(f"trainer.callbacks: {text}")

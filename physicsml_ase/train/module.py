@@ -98,6 +98,7 @@ class PotentialModule(pl.LightningModule):
         self._graph: Graph | None = None  # of the present step
         self._skipped = 0  # steps, one after the other
         self._norm: Tensor | None = None  # of the present gradient
+        self._left_out = False  # whether the present step is
         self._sums: list[Tensor] = []
         self._epoch: Tensor | None = None  # (2, T): sums and counts of the training epoch so far
         self._rng: Tensor | None = None
@@ -150,12 +151,20 @@ class PotentialModule(pl.LightningModule):
         norm = torch.nn.utils.get_total_norm(gradients)
         if not torch.isfinite(norm):
             self._refuse_or_skip(f"the loss's gradient became {norm.item():g} at step {self.global_step}")
-            for gradient in gradients:
-                gradient.zero_()
+            self._leave_out(optimizer)
             return
         if norm > 0:
             self._skipped = 0
+        elif self._skipped:
+            self._leave_out(optimizer)
+            return
         self._norm = norm
+
+    def _leave_out(self, optimizer: Optimizer) -> None:
+        """A step without gradients, at which optimizers do nothing: of zeros, momentum and decay would make steps."""
+        for weight in learned(optimizer):
+            weight.grad = None
+        self._left_out = True
 
     def configure_gradient_clipping(
         self,
@@ -207,16 +216,18 @@ class PotentialModule(pl.LightningModule):
         self._evaluation_step(batch, quick.evaluate if quick else self.potential)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._evaluation_step(batch, self.potential)
+        self._evaluation_step(batch, self.potential, capped=False)
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         return self.potential(as_one(batch))
 
-    def _evaluation_step(self, batch: Batch, predict: Callable[[Graph], dict[str, Tensor]]) -> None:
+    def _evaluation_step(
+        self, batch: Batch, predict: Callable[[Graph], dict[str, Tensor]], capped: bool = True
+    ) -> None:
         graph = as_one(batch)
         with torch.no_grad():
             predictions = predict(graph)
-            self._sums.append(torch.stack(self.loss(predictions, graph, capped=True)))
+            self._sums.append(torch.stack(self.loss(predictions, graph, capped=capped)))
             self.errors.update(predictions, graph)
 
     # --- averaged weights
@@ -226,8 +237,11 @@ class PotentialModule(pl.LightningModule):
             self.ema.follow()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        self._left_out = False
         super().optimizer_step(*args, **kwargs)
-        if self.ema:  # here, and not in a later hook, so that a checkpoint of this step holds it
+        if (
+            self.ema and not self._left_out
+        ):  # here, and not in a later hook, so that a checkpoint of this step holds it
             self.ema.update()
 
     def on_validation_epoch_start(self) -> None:

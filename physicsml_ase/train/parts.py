@@ -13,7 +13,9 @@ from physicsml_ase.checkpoint import build_potential, read_checkpoint, stored_dt
 from physicsml_ase.config import ModelConfig, did_you_mean, to_plain
 from physicsml_ase.conventions import InputError
 from physicsml_ase.data.datamodule import DataModule
+from physicsml_ase.data.labels import SLOTS
 from physicsml_ase.data.sets import Spec
+from physicsml_ase.data.settings import DataModuleConfig
 from physicsml_ase.data.store import EdgeConstants
 from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph, edge_vectors
@@ -139,7 +141,26 @@ def continued(config: RunConfig, saved: Mapping[str, Any]) -> Potential:
                 f"model.{key}: {model.get(key)!r}, but the run that is to be continued has {value!r}"
             )
     # not first rounded to float32
-    return build_potential(description).to(stored_dtype(saved["state_dict"]))
+    potential = build_potential(description)
+    refuse_other_inputs(config.datamodule, potential)
+    return potential.to(stored_dtype(saved["state_dict"]))
+
+
+def refuse_other_inputs(given: DataModuleConfig, potential: Potential) -> None:
+    """Raise `InputError` where a config says other things of structures than a saved run has learned from."""
+    domain = potential.domain
+    own = {
+        "cut_off": (given.cut_off, domain.cutoff),
+        "self_interaction": (given.self_interaction, domain.self_interaction),
+        "graph_attrs_cols": (tuple(given.graph_attrs_cols or ()), tuple(domain.attrs)),
+    }
+    labels = [getattr(given, slot) for slot in SLOTS]
+    named = {name for value in labels if value for name in ([value] if isinstance(value, str) else value)}
+    if named:
+        own["the labels of y_..."] = (sorted(named), sorted(label.name for label in potential.labels))
+    for key, (now, then) in own.items():
+        if now != then:
+            raise InputError(f"datamodule.{key}: {now!r}, but the run that is to be continued has {then!r}")
 
 
 def make_loss(config: RunConfig, potential: Potential) -> dict[str, LossTerm]:

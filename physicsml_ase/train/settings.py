@@ -52,8 +52,9 @@ class RunConfig:
     """Data, labels, batches and neighbour lists."""
     trainer: TrainerConfig = TrainerConfig()
     """Lightning's Trainer."""
-    loss: dict[str, LossTerm] | None = None
-    """One term for each label, by its name. None: the recipe's, for every label that the data have."""
+    loss: Annotated[dict[str, LossTerm], Field(min_length=1)] | None = None
+    """One term for each label, by its name. None: the recipe's, for every label that the data have. In validation no
+    value counts for more than 1 eV/atom or 30 eV/Å where the loss is linear, so that an outlier does not decide."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Any optimizer of torch.optim."""
     scheduler: SchedulerConfig | None = SchedulerConfig()
@@ -87,5 +88,5 @@ class RunConfig:
     weights are kept. For WarmupCosine and data in memory, one process; the recipe's is distil."""
     float32_matmul_precision: Literal["highest", "high", "medium"] = "highest"
     """Precision of float32 matrix products on GPUs (torch.set_float32_matmul_precision)."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the weights, the split and the batches."""

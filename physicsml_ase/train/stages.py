@@ -31,6 +31,9 @@ def stage_configs(config: RunConfig, root: Path) -> list[RunConfig]:
             trainer = dataclasses.replace(trainer, max_time=trainer.max_time / len(transfer.stages))
         if stage.trainer:
             plain = merge(to_plain(trainer), stage.trainer)
+            limited = {"max_steps", "max_time"} & stage.trainer.keys() and "max_epochs" not in stage.trainer
+            if limited and trainer.max_epochs == TrainerConfig().max_epochs:
+                plain["max_epochs"] = -1  # as in a run: steps or a time are limit enough
             trainer = validate(TrainerConfig, plain, where=f"{where}.trainer")
         if stage.datamodule:
             plain = merge(to_plain(datamodule), stage.datamodule)

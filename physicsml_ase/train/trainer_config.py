@@ -119,7 +119,7 @@ class TrainerConfig:
     strategy: StrategyEntry = "auto"
     """How several devices work together: auto, a name such as ddp, or {name, config}."""
     devices: Annotated[int | str | list[int], AfterValidator(_devices)] = "auto"
-    """How many devices, or which; -1 or "auto" is all of them (on a CPU: one process)."""
+    """How many devices, or which; -1 or "auto" is all of them (on a CPU "auto" is one process)."""
     num_nodes: Annotated[int, Field(ge=1)] = 1
     """Number of machines."""
     precision: Annotated[PrecisionName | None, AfterValidator(_plain_precision)] = 32
@@ -159,15 +159,15 @@ class TrainerConfig:
     check_val_every_n_epoch: Annotated[int, Field(ge=1)] | None = 1
     """Validate every so many epochs; none: only `val_check_interval` counts, across epochs."""
     num_sanity_val_steps: Annotated[int, Field(ge=-1)] | None = None
-    """Validation batches to try before training; -1: all. none: 2."""
+    """Validation batches to try before training; -1: all. none: in a run none, else 2."""
     log_every_n_steps: Annotated[int, Field(ge=0)] | None = None
     """Write metrics of steps every so many steps. none: 50."""
     enable_checkpointing: bool | None = False
     """Save Lightning's own checkpoints too. A callback that saves checkpoints switches this on."""
     enable_progress_bar: bool | None = None
-    """Show a progress bar. none: yes."""
+    """Show a progress bar. none: in a run on a terminal only, else yes."""
     enable_model_summary: bool | None = None
-    """Print the model's modules before training. none: yes."""
+    """Print the model's modules before training. none: in a run no, else yes."""
     accumulate_grad_batches: Annotated[int, Field(ge=1)] = 1
     """Add up the gradients of so many batches for one optimizer step."""
     gradient_clip_val: Annotated[float, Field(ge=0)] | None = None

@@ -248,9 +248,12 @@ def test_nan_comes_out_as_nan() -> None:
     assert np.isnan(found.r_ij).any()
 
 
-def test_shifts_are_as_few_as_there_are() -> None:
+@pytest.mark.parametrize("by", [1.0, 3e3])
+def test_shifts_are_as_few_as_there_are(by: float) -> None:
+    """And right where so many could be that no number tells them apart."""
     far = SILICON.copy()
-    far.positions[2] += np.array([300.0, -200.0, 250.0]) @ far.cell.array
+    far.positions[2] += by * np.array([300.0, -200.0, 250.0]) @ far.cell.array
+    far.positions[3] -= by * np.array([299.0, -202.0, 251.0]) @ far.cell.array
     found = []
     for atoms in (SILICON, far):
         neighbors = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, CUTOFF + 0.7)

@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from collections.abc import Hashable
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +173,27 @@ def test_by_group_and_in_proportion(tmp_path: Path) -> None:
         database.write(source[k], kind=f"kind{k % 2}")
     rows = open_source(tmp_path / "a.db")
     assert len({int(i) % 2 for i in split_source(rows, number=5, group_key="kind").indices.train}) == 1
+
+
+def test_what_is_alike_in_two_sources_is_on_one_side() -> None:
+    """By its group, and by its geometry."""
+    for key in ("config_type", None):
+        sides: dict[Hashable, int] = {}
+        both = [make_source(60, groups=12), make_source(24, groups=12)]
+        splits = [split_source(x, fraction=0.25, group_key=key, sides=sides).indices for x in both]
+        for split, source in zip(splits, both, strict=True):
+            check_split(split, len(source))
+        of = [geometry_hash if key is None else (lambda atoms: atoms.info["config_type"])][0]
+        held, learned = (
+            {of(x[int(k)]) for x, split in zip(both, splits, strict=True) for k in split[side]}
+            for side in (1, 0)
+        )
+        assert held
+        assert held.isdisjoint(learned)
+    alike = split_source(make_source(8), number=4, sides=(sides := {})).indices
+    left = make_source(8).subset(alike.validation)
+    with pytest.raises(InputError, match="none is left to train on"):
+        split_source(left, number=1, sides=sides)
 
 
 def test_groups_that_are_not_there(caplog: pytest.LogCaptureFixture) -> None:

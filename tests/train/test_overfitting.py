@@ -302,14 +302,14 @@ def test_a_limit_in_time_holds_over_sessions(tmp_path: Path, monkeypatch: pytest
     """And a student that was stopped goes on where it was."""
     stop = NamedConfig(name="SignalBefore", config={"batch": 5, "signum": int(signal.SIGTERM)})
     changed("student", {"callbacks": [stop]}, monkeypatch)
-    limit = {"trainer": {"max_time": "8s", "max_epochs": 100_000}}
+    limit = {"trainer": {"max_time": "20s", "max_epochs": 100_000}}
     began = time.monotonic()
     first = run(tmp_path / "run", limit)
     assert first.interrupted == signal.SIGTERM
     config = tmp_path / "run/student/config.yaml"
     config.write_text(config.read_text().replace("batch: 5", "batch: 1000000"))
     resume(tmp_path / "run", data=DATA)
-    assert time.monotonic() - began < 16
+    assert time.monotonic() - began < 32
     rows = (tmp_path / "run/student/metrics.csv").read_text().splitlines()
     assert len(rows) > 10
 

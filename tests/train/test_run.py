@@ -225,3 +225,59 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
 def test_energies_are_no_derivative(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"heads\.energy\.direct: true, but only forces and stress"):
         start(settings({"heads": {"energy": {"direct": True}}}), Data(frames()), tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"optimizer": {"name": "Adam", "config": {"betas": [0.9, 2.0]}}}, "beta"),
+        ({"trainer": {"val_check_interval": 100}}, "val_check_interval"),
+        (
+            {"trainer": {"callbacks": {"name": "StochasticWeightAveraging", "config": {"swa_lrs": 0.1}}}},
+            "ema",
+        ),
+        (
+            {
+                "trainer": {
+                    "callbacks": {"name": "GradientAccumulationScheduler", "config": {"scheduling": {0: 2}}}
+                }
+            },
+            "accumulate_grad_batches",
+        ),
+        ({"loss": {"energy": {"name": "HuberLoss", "config": {"delta": -1.0}}}}, "delta"),
+    ],
+)
+def test_a_config_that_is_refused_late_leaves_the_folder_free(
+    tmp_path: Path, wrong: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as told:
+        start(settings(wrong), Data(frames(24)), tmp_path / "run")
+    assert "\n" not in str(told.value)
+    assert not RunFolder(tmp_path / "run").is_used
+    start(settings(), Data(frames(24)), tmp_path / "run")
+
+
+def test_last_checkpoints_of_callbacks_are_not_the_run_s_own(tmp_path: Path) -> None:
+    last = {"name": "ModelCheckpoint", "config": {"save_last": True}}
+    start(settings({"trainer": {"callbacks": last}}), Data(frames(24)), tmp_path / "run")
+    assert (tmp_path / "run/checkpoints/callback-last.ckpt").exists()
+    assert not (tmp_path / "run/checkpoints/last.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"cut_off": 3.5}, r"datamodule.cut_off: 3.5, but the run .* has"),
+        ({"self_interaction": True}, "datamodule.self_interaction"),
+        ({"y_graph_scalars": ["energy"]}, "the labels of y_"),
+    ],
+)
+def test_a_continued_run_takes_structures_as_before(
+    tmp_path: Path, other: dict[str, Any], message: str
+) -> None:
+    path = write_frames(tmp_path / "frames.xyz")
+    config = settings({"trainer": {"callbacks": {"name": "ModelCheckpoint"}}})
+    start(config, Data(path), tmp_path / "a")
+    (saved,) = (tmp_path / "a/checkpoints").glob("*.ckpt")
+    with pytest.raises(InputError, match=message):
+        load_model(to_plain(settings({"datamodule": other}))).train(path, ckpt_path=saved)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import pytest
@@ -19,6 +20,7 @@ from physicsml_ase.checkpoint import load_potential
 from physicsml_ase.conventions import InputError
 from physicsml_ase.potential import Potential
 from physicsml_ase.train.given import Data
+from physicsml_ase.train.module import PotentialModule
 from physicsml_ase.train.run import start
 from physicsml_ase.train.trainer import register_callback
 from physicsml_ase.train.trouble import is_out_of_memory
@@ -47,6 +49,28 @@ def test_such_steps_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert sum("left out: the loss" in line and "frame 5" in line for line in caplog.messages) == 3
     assert result.best["score"] < float("inf")
     assert all(p.isfinite().all() for p in load_potential(tmp_path / "run" / "model.ckpt").parameters())
+
+
+@pytest.mark.parametrize("name", ["AdamW", "MuonAdam"])
+def test_a_step_that_is_left_out_changes_no_weight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Neither by momentum nor by decay; nor does the average count it."""
+    seen: list[tuple[bool, bool, int]] = []
+    step = PotentialModule.optimizer_step
+
+    def watched(self: PotentialModule, *args: Any, **kwargs: Any) -> None:
+        before = [p.detach().clone() for p in self.potential.parameters()]
+        count = self.ema.steps if self.ema else 0
+        step(self, *args, **kwargs)
+        same = all(torch.equal(a, b) for a, b in zip(before, self.potential.parameters(), strict=True))
+        seen.append((self._left_out, same, (self.ema.steps if self.ema else 0) - count))
+
+    monkeypatch.setattr(PotentialModule, "optimizer_step", watched)
+    more = {"on_bad_loss": "skip", "ema": {"decay": 0.9}, "optimizer": {"name": name, "config": {"lr": 1e-3}}}
+    start(settings(SETTINGS, more), spoilt(), tmp_path / "run")
+    assert {left_out for left_out, _, _ in seen} == {True, False}
+    assert all(same == left_out and counted == (not left_out) for left_out, same, counted in seen)
 
 
 def test_not_for_ever(tmp_path: Path) -> None:

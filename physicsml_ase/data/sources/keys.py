@@ -1,10 +1,11 @@
 """What a structure carries that could be a label, and what a user probably means by it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import all_properties
 from numpy.typing import NDArray
 
 from physicsml_ase.conventions import PROPERTIES
@@ -21,6 +22,8 @@ STEMS = {
     "magmoms": r"magmoms?|spins?",
 }
 """How people name the properties. Virials and gradients have another unit or sign, so they are not here."""
+
+GRADIENT = re.compile(r"virial|gradient", re.I)
 
 OTHER = re.compile(
     r"free|kin|formation|per_?atom|atomi[cs]|error|std|var|weight|shift|uncert|delta|pred"
@@ -70,6 +73,23 @@ def rival_keys(atoms: Atoms) -> dict[str, str]:
                     rivals[name] = key
                     break
     return rivals
+
+
+def drop_labels(atoms: Atoms, names: Collection[str] = (), keep: Collection[str] = ()) -> list[str]:
+    """Take from `info` and `arrays` what is a label, or seems to be one, since atoms will move; the keys in order.
+
+    That is whatever has a name in `names`, is a property of ASE's, or looks like one by its name and shape.
+    """
+    seeming = {key for keys in _fitting(atoms).values() for key in keys}
+    rows = (atoms.info.get("key_value_pairs"), atoms.info.get("data"))
+    dropped = set[str]()
+    for place in (atoms.info, atoms.arrays, *rows):
+        if isinstance(place, dict):
+            for key in [k for k in place if isinstance(k, str) and k not in {"numbers", "positions", *keep}]:
+                if key in seeming or key in names or key in all_properties or GRADIENT.search(key):
+                    del place[key]
+                    dropped.add(key)
+    return sorted(dropped)
 
 
 def _fitting(atoms: Atoms) -> dict[str, list[str]]:
