@@ -9,6 +9,7 @@ import numpy as np
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from numpy.typing import NDArray
 
+from physicsml_ase.config import did_you_mean
 from physicsml_ase.conventions import InputError, Label
 from physicsml_ase.data.batching import Rule
 from physicsml_ase.data.flat import Flat
@@ -188,6 +189,11 @@ class DataModule(pl.LightningDataModule):
         if not stores:
             raise InputError(f"no {set_} data were given")
         batches: PredictBatches = getattr(self.config, set_)
+        if isinstance(batches.batch_size, dict) and (unknown := batches.batch_size.keys() - stores.keys()):
+            name = min(unknown)
+            raise InputError(
+                f"datamodule.{set_}.batch_size: {name!r} is no source; {did_you_mean(name, stores)}"
+            )
         loaders = {name: self._loader(set_, name, store, batches) for name, store in stores.items()}
         for x in loaders.values():
             if set_ == "train" and len(x.store) < x.rule.batch_size:

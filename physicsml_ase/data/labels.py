@@ -150,15 +150,23 @@ def _occurs(label: Label, sources: Sequence[Source], everywhere: bool = True) ->
 
 
 def _fits(label: Label, sources: Sequence[Source]) -> bool:
-    """Whether the first frame of the sample that has the label has it in the label's shape."""
+    """Whether the first frame of the sample that has the label has it in the label's shape.
+
+    One of a single atom counts only where there are no others.
+    """
+    fits = False
     for source, i in _sample(sources):
         atoms = source[i]
         try:
-            if find_label(atoms, label, non_finite="missing") is not None:
-                return True
+            found = find_label(atoms, label, non_finite="missing") is not None
         except InputError:
-            return False
-    return False
+            found = False
+            if len(atoms) > 1:
+                return False
+        if found and len(atoms) > 1:
+            return True
+        fits = fits or found  # a vector of one atom and one of the structure look alike
+    return fits
 
 
 def _refuse_twice(labels: Sequence[Label]) -> None:

@@ -167,6 +167,11 @@ def test_an_unknown_vector_of_every_atom_is_seen_to_be_one() -> None:
         atoms.info["axis"] = np.ones(3)
     assert module(frames, {"y_graph_vector": "field"}).labels == (Label("field", "atom", (3,), "field"),)
     assert module(frames, {"y_graph_vector": "axis"}).labels == (Label("axis", "structure", (3,), "axis"),)
+    alone = Atoms("H")
+    alone.arrays["field"], alone.info["axis"] = np.ones((1, 3)), np.ones(3)
+    for given in ([alone, *frames], [*frames, alone]):
+        assert [x.level for x in module(given, {"y_graph_vector": "field"}).labels] == ["atom"]
+        assert [x.level for x in module(given, {"y_graph_vector": "axis"}).labels] == ["structure"]
 
 
 def test_a_label_of_few_frames_is_looked_for_in_all_of_them() -> None:
@@ -399,6 +404,8 @@ def test_named_sources_have_their_own_batch_sizes() -> None:
     assert len(list(data.val_dataloader())) == 1 + 2
     with pytest.raises(InputError, match="no size for the source 'large'"):
         module(sources, {"train": {"batch_size": {"small": 2}}}).train_dataloader()
+    with pytest.raises(InputError, match="'larg' is no source; did you mean 'large'"):
+        module(sources, {"train": {"batch_size": {"small": 2, "large": 5, "larg": 3}}}).train_dataloader()
 
 
 # --- with Lightning
