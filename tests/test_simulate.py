@@ -560,3 +560,13 @@ def test_nothing_moves_where_all_is_held() -> None:
     atoms.set_constraint(FixAtoms(range(len(atoms))))
     with pytest.raises(InputError, match="nothing can move"):
         md(EMT(), atoms, steps=2)
+
+
+def test_a_model_that_gives_no_forces(tmp_path: Path) -> None:
+    class Charges(Calculator):
+        implemented_properties = ("charges",)
+
+    for run in (md, relax):
+        with pytest.raises(InputError, match="no energy and forces to move atoms by, but charges"):
+            run(Charges(), crystal(1), steps=2, trajectory=tmp_path / "x.traj")
+    assert not list(tmp_path.iterdir())

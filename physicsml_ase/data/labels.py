@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from physicsml_ase.atoms import find_label
+from physicsml_ase.config import did_you_mean
 from physicsml_ase.conventions import PROPERTIES, InputError, Label, Level
 from physicsml_ase.data.roles import refuse_unsaid_roles
 from physicsml_ase.data.settings import DataModuleConfig
@@ -46,6 +47,12 @@ def resolve_labels(config: DataModuleConfig, sources: Sequence[Source]) -> tuple
     Raises `InputError` for a label that no frame has, with the keys that were found.
     """
     named = [label for slot in SLOTS for label in _in_slot(config, slot, sources)]
+    known_names = [*PROPERTIES, *(label.name for label in named)]
+    for name in config.label_keys:
+        if name not in known_names:
+            raise InputError(
+                f"datamodule.label_keys: {name!r} is no label; {did_you_mean(name, known_names)}"
+            )
     if named:
         _refuse_twice(named)
         for label in named:
@@ -73,6 +80,7 @@ def resolve_labels(config: DataModuleConfig, sources: Sequence[Source]) -> tuple
                 "the training data have no forces: only energies are learned, which needs many more structures"
             )
         _tell_of_others({label.key for label in named}, sources)
+        _tell_of_gradients(set(names), sources)
         _tell_of_rivals({label.name for label in named if label.key == label.name}, sources)
     if "energy" not in [label.name for label in named] and {"forces", "stress"} & {x.name for x in named}:
         free = Label("energy", "structure", (), "free_energy")
@@ -205,6 +213,18 @@ def _tell_of_rivals(used: set[str], sources: Sequence[Source]) -> None:
                 keys,
             )
             return
+
+
+def _tell_of_gradients(names: set[str], sources: Sequence[Source]) -> None:
+    """A hint where virials or gradients are there and what they could be made into is not."""
+    keys = set[str]().union(*available_keys(sources[0][0]).values())
+    for word, name, what in (
+        ("virial", "stress", "-virial / volume [eV/Å³]"),
+        ("gradient", "forces", "-gradient [eV/Å]"),
+    ):
+        found = sorted(key for key in keys if word in key.lower())
+        if found and name not in names:
+            log.warning("%s has %s, which is not used: write %s = %s", sources[0].name, found[0], name, what)
 
 
 def _tell_of_others(used: set[str], sources: Sequence[Source]) -> None:

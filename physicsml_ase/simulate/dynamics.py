@@ -28,6 +28,7 @@ from physicsml_ase.simulate.frames import (
     OTHERWISE,
     STEP,
     TIMESTEP,
+    check_gives_forces,
     first_frame,
     frame,
     last_frame,
@@ -124,7 +125,9 @@ def md(
     if first and first >= last:
         logger.warning("%s is at step %d already, so there is nothing to do", path, first)
     atoms.calc = calculator
-    atoms.get_potential_energy()  # what is wrong with the structure is said before any file is opened
+    check_gives_forces(
+        atoms, calculator
+    )  # what is wrong with the structure is said before any file is opened
     has_stress = stress_is_there(atoms, ensemble)
     freedom = degrees_of_freedom(atoms, ensemble)
     if freedom < 1:

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import BaseCalculator, all_properties
+from ase.calculators.calculator import BaseCalculator, PropertyNotImplementedError, all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.extxyz import read_xyz, write_xyz
 from ase.io.trajectory import TrajectoryReader, TrajectoryWriter
@@ -84,6 +84,16 @@ def frame(atoms: Atoms, step: int, timestep_fs: float | None = None) -> Atoms:
     results = {k: v for k, v in getattr(atoms.calc, "results", {}).items() if k in all_properties}
     copy.calc = SinglePointCalculator(copy, **results)
     return copy
+
+
+def check_gives_forces(atoms: Atoms, calculator: BaseCalculator) -> None:
+    """Raise `InputError` for a model that has nothing to move atoms by; computes energy and forces."""
+    try:
+        atoms.get_potential_energy()
+        atoms.get_forces()
+    except PropertyNotImplementedError:
+        given = ", ".join(getattr(calculator, "implemented_properties", ())) or "nothing"
+        raise InputError(f"the model gives no energy and forces to move atoms by, but {given}") from None
 
 
 def without_labels(atoms: Atoms, calculator: BaseCalculator) -> Atoms:

@@ -15,7 +15,7 @@ from ase.filters import FrechetCellFilter
 from ase.optimize.optimize import Optimizer
 
 from physicsml_ase.conventions import VOIGT, InputError
-from physicsml_ase.simulate.frames import frame, without_labels
+from physicsml_ase.simulate.frames import check_gives_forces, frame, without_labels
 from physicsml_ase.simulate.guard import Guard, Unstable
 from physicsml_ase.simulate.meter import meter
 from physicsml_ase.simulate.outputs import open_outputs, trajectory_path
@@ -86,6 +86,7 @@ def relax(
     atoms = without_labels(atoms, calculator)
     atoms.arrays.pop("momenta", None)  # what is relaxed is at rest
     atoms.calc = calculator
+    check_gives_forces(atoms, calculator)
     moves = _moving_components(cell, atoms, pressure_GPa)
     first_energy, guard = atoms.get_potential_energy(), Guard(atoms)
     complaint = guard.complaint(atoms)

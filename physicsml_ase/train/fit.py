@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import logging
 import re
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from physicsml_ase.check.short import tell
 from physicsml_ase.config import to_plain
@@ -131,6 +132,11 @@ def fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resul
     except Interrupted:
         interrupted = resumable.signal or 15
     except StoppedAtOnce:
+        raise KeyboardInterrupt from None
+    except SystemExit as stopped:  # by Lightning, of a signal that came before the first step
+        log.warning("stopped before the first step; there is no model yet")
+        if isinstance(stopped, SIGTERMException):
+            raise SystemExit(128 + signal.SIGTERM) from None
         raise KeyboardInterrupt from None
     except Exception as failure:
         error = failure

@@ -110,11 +110,19 @@ class RunFolder:
         handler = _LogFile(self.log, delay=True, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         own = logging.getLogger("physicsml_ase")
-        own.addHandler(handler)
+        handlers: list[logging.Handler] = [handler]
+        level = own.level
+        if not own.hasHandlers():  # nobody has said where to: as on the command line
+            handlers.append(logging.StreamHandler())
+            own.setLevel(logging.INFO if own.level == logging.NOTSET else own.level)
+        for each in handlers:
+            own.addHandler(each)
         try:
             yield
         finally:
-            own.removeHandler(handler)
+            for each in handlers:
+                own.removeHandler(each)
+            own.setLevel(level)
             handler.close()
 
     @property

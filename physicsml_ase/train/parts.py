@@ -173,6 +173,15 @@ def make_loss(config: RunConfig, potential: Potential) -> dict[str, LossTerm]:
             raise InputError(f"loss.{name}: is not a label of the training data; {did_you_mean(name, names)}")
         if term.per_atom and names[name] != "structure":
             raise InputError(f"loss.{name}.per_atom: true, but {name} is one per {names[name]} already")
+    if not any(term.weight for term in config.loss.values()):
+        raise InputError("loss: all weights are 0, so that nothing would be learned")
+    left = [name for name in names if name not in config.loss or not config.loss[name].weight]
+    if left:
+        log.warning(
+            "%s: in the data, but not learned, as loss names %s alone; a loss that is given is the whole of it: "
+            "give loss.%s.weight as well",
+            *(", ".join(left), ", ".join(name for name in names if name not in left), left[0]),
+        )
     return dict(config.loss)
 
 

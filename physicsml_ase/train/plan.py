@@ -18,7 +18,7 @@ FEWEST_TEACHERS = 2
 """One alone has no mean."""
 GOOD = 1.2
 """Teachers are members whose validation is at most so many times the best one's."""
-SHORT, SHORTEST = 0.4, 0.25
+SHORT, SHORTEST = 0.4, 0.15
 """Steps of a member, as a share of those that led to the best validation: with its own schedule it needs fewer. More
 where there is time, the first share where there are as many members as are wanted, or else the second at least."""
 CLIMB, CLIMB_SHARE = 8, 0.25

@@ -65,7 +65,7 @@ class RunConfig:
     """How labels are read off the atoms, by the label's name, where that is not the default."""
     reference_energies: dict[str, float] | Literal["isolated_atoms", "least_squares"] | None = None
     """Energy of each lone atom by its symbol [eV], or where to take them from. None: isolated atoms in the
-    training data if there is one for every element, else a robust least-squares fit."""
+    training data where there are any, and a robust least-squares fit for the other elements."""
     energy_scale: Annotated[float, Field(gt=0)] | None = None
     """Scale of the learned energy of an atom [eV]. None: the RMS force component of the training data x 1 Å."""
     short_range: Literal["zbl", "none"] = "zbl"

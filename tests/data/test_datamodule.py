@@ -174,6 +174,16 @@ def test_an_unknown_vector_of_every_atom_is_seen_to_be_one() -> None:
         assert [x.level for x in module(given, {"y_graph_vector": "axis"}).labels] == ["structure"]
 
 
+def test_virials_and_unknown_names_are_not_passed_over(caplog: pytest.LogCaptureFixture) -> None:
+    frames = molecules(12)
+    for atoms in frames:
+        atoms.info["dft_virial"] = np.eye(3)
+    _ = module(frames).labels
+    assert "dft_virial, which is not used: write stress = -virial / volume" in caplog.text
+    with pytest.raises(InputError, match="label_keys: 'force' is no label; did you mean 'forces'"):
+        _ = module(frames, {"label_keys": {"force": "forces"}}).labels
+
+
 def test_a_label_of_few_frames_is_looked_for_in_all_of_them() -> None:
     frames = molecules(300)
     frames[123].info["gap"] = 1.0

@@ -148,6 +148,7 @@ def test_too_little_is_left() -> None:
     assert planned(1, 5, 0.9) is None
     assert planned(1000, 2000, 0.3, epoch=500) is None  # members of two epochs
     assert planned(1000, 2000, 0.3, epoch=1) is not None
+    assert planned(68_000, 79_000, 0.445, 0.02, COSTS, 263) is not None  # in half an hour of MAPbI3
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 import csv
 import json
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from physicsml_ase import load_model
 from physicsml_ase.checkpoint import load_potential
 from physicsml_ase.config import load, to_plain, validate
 from physicsml_ase.conventions import InputError
+from physicsml_ase.data.datamodule import DataModule
 from physicsml_ase.train.folder import RunFolder, free_folder
 from physicsml_ase.train.run import Data, resume, start
 from physicsml_ase.train.settings import RunConfig
@@ -281,3 +284,40 @@ def test_a_continued_run_takes_structures_as_before(
     (saved,) = (tmp_path / "a/checkpoints").glob("*.ckpt")
     with pytest.raises(InputError, match=message):
         load_model(to_plain(settings({"datamodule": other}))).train(path, ckpt_path=saved)
+
+
+def test_labels_without_a_term_of_the_loss_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number, loss in enumerate(({"forces": {"weight": 3.0}}, {"forces": {}, "energy": {"weight": 0.0}})):
+        start(settings({"loss": loss}), Data(frames(24)), tmp_path / f"{number}")
+        assert "energy: in the data, but not learned, as loss names forces alone" in caplog.text
+        caplog.clear()
+    with pytest.raises(InputError, match="all weights are 0"):
+        start(settings({"loss": {"energy": {"weight": 0.0}}}), Data(frames(24)), tmp_path / "none")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_first_step_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: signal.Signals
+) -> None:
+    plain = DataModule.train_dataloader
+
+    def signalled(self: DataModule) -> Any:
+        signal.raise_signal(signum)
+        return plain(self)
+
+    monkeypatch.setattr(DataModule, "train_dataloader", signalled)
+    with pytest.raises(SystemExit if signum == signal.SIGTERM else KeyboardInterrupt) as stopped:
+        start(settings(), Data(frames(24)), tmp_path / "run")
+    if isinstance(stopped.value, SystemExit):
+        assert stopped.value.code == 143
+
+
+def test_python_is_told_what_the_command_line_is(tmp_path: Path) -> None:
+    """Where the program around has not said where a log goes."""
+    write_frames(tmp_path / "frames.xyz")
+    (tmp_path / "config.json").write_text(json.dumps(to_plain(settings())))
+    code = "from physicsml_ase import load_model; load_model('config.json').train('frames.xyz')"
+    told = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "model written to" in told.stderr
