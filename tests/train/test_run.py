@@ -22,8 +22,8 @@ from physicsml_ase import load_model
 from physicsml_ase.checkpoint import load_potential
 from physicsml_ase.config import load, to_plain, validate
 from physicsml_ase.conventions import InputError
-from physicsml_ase.data.datamodule import DataModule
 from physicsml_ase.train.folder import RunFolder, free_folder
+from physicsml_ase.train.pace import EndInTime
 from physicsml_ase.train.run import Data, resume, start
 from physicsml_ase.train.settings import RunConfig
 from physicsml_ase.train.trainer import register_callback
@@ -299,15 +299,16 @@ def test_labels_without_a_term_of_the_loss_are_told(tmp_path: Path, caplog: pyte
 def test_a_signal_before_the_first_step_is_no_success(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: signal.Signals
 ) -> None:
-    plain = DataModule.train_dataloader
-
-    def signalled(self: DataModule) -> Any:
+    def signalled(self: EndInTime, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         signal.raise_signal(signum)
-        return plain(self)
 
-    monkeypatch.setattr(DataModule, "train_dataloader", signalled)
-    with pytest.raises(SystemExit if signum == signal.SIGTERM else KeyboardInterrupt) as stopped:
-        start(settings(), Data(frames(24)), tmp_path / "run")
+    monkeypatch.setattr(EndInTime, "on_train_start", signalled)  # once Lightning has its handlers in place
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    try:
+        with pytest.raises(SystemExit if signum == signal.SIGTERM else KeyboardInterrupt) as stopped:
+            start(settings(), Data(frames(24)), tmp_path / "run")
+    finally:
+        signal.signal(signal.SIGINT, before)
     if isinstance(stopped.value, SystemExit):
         assert stopped.value.code == 143
 
