@@ -19,6 +19,14 @@ class InputError(ValueError):
     """Something the user gave is wrong; the message is one line: what, where, what to do."""
 
 
+def raised_in(error: BaseException) -> str:
+    """Name of the module whose code raised an error."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return "" if last is None else str(last.tb_frame.f_globals.get("__name__"))
+
+
 class Property(NamedTuple):
     """A quantity that a structure, its atoms or its edges can have."""
 

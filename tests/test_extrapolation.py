@@ -246,6 +246,19 @@ def test_an_excursion_is_recorded_and_not_every_step(ckpt, tmp_path):
     assert len(connect(path)) == len(rows)
 
 
+def test_labels_of_the_structure_given_are_not_recorded(ckpt, tmp_path):
+    """They may be of where its atoms were; a folder that is not there is made before it is needed."""
+    path = tmp_path / "new" / "out.db"
+    calc = PhysicsMLCalculator(ckpt, on_extrapolation="record", record=path, extrapolation_interval=1)
+    assert path.parent.is_dir()
+    atoms = squeezed(0.72)
+    atoms.info |= {"REF_energy": -5.0, "note": "kept"}
+    calc.calculate(atoms)
+    (row,) = connect(path).select()
+    assert row.data["info"] == {"note": "kept"}
+    assert atoms.info["REF_energy"] == -5.0
+
+
 def test_a_database_that_can_not_be_written_is_one_line(tmp_path):
     with pytest.raises(InputError, match=r"must end in \.db"):
         Recorder(tmp_path / "out.xyz")

@@ -176,6 +176,7 @@ class _Function(torch.autograd.Function):
     def forward(  # type: ignore[no-untyped-def, override]
         ctx, kernel: TrainingKernel, plans: list[Plan], r_ij: Tensor, *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
+        """Energies (N,) and gradient (E, 3) of r_ij (E, 3), by the weights in the kernel's order."""
         r_ij = r_ij.contiguous()
         weights = torch.cat([p.reshape(p.numel()) for p in parameters])
         ctx.kernel, ctx.plans = kernel, plans

@@ -31,6 +31,7 @@ from physicsml_ase.simulate.frames import (
     check_gives_forces,
     first_frame,
     frame,
+    keys_seen,
     last_frame,
     without_labels,
 )
@@ -120,8 +121,7 @@ def md(
     check_ensemble(ensemble, atoms)
     path = trajectory_path(trajectory)
     atoms = without_labels(atoms, calculator)
-    seen = getattr(getattr(getattr(calculator, "potential", None), "domain", None), "attrs", ())
-    atoms, first, keep = _start(atoms, path if restart else None, ensemble, seed, seen)
+    atoms, first, keep = _start(atoms, path if restart else None, ensemble, seed, keys_seen(calculator))
     if first and first >= last:
         logger.warning("%s is at step %d already, so there is nothing to do", path, first)
     atoms.calc = calculator

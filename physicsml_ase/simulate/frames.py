@@ -96,6 +96,12 @@ def check_gives_forces(atoms: Atoms, calculator: BaseCalculator) -> None:
         raise InputError(f"the model gives no energy and forces to move atoms by, but {given}") from None
 
 
+def keys_seen(calculator: BaseCalculator) -> tuple[str, ...]:
+    """Keys of `Atoms.info` that a calculator's model sees; none of ASE's own calculators."""
+    potential = getattr(calculator, "potential", None)
+    return () if potential is None else tuple(potential.domain.attrs)
+
+
 def without_labels(atoms: Atoms, calculator: BaseCalculator) -> Atoms:
     """A copy to be moved: labels of where its atoms are now are not those of where they will be."""
     potential = getattr(calculator, "potential", None)
@@ -104,7 +110,7 @@ def without_labels(atoms: Atoms, calculator: BaseCalculator) -> Atoms:
     for name in ("key_value_pairs", "data"):  # a copy has the same ones
         if isinstance(copy.info.get(name), dict):
             copy.info[name] = dict(copy.info[name])
-    dropped = drop_labels(copy, names, getattr(getattr(potential, "domain", None), "attrs", ()))
+    dropped = drop_labels(copy, names, keys_seen(calculator))
     if dropped:
         logger.info("%s of the structure given: not kept, as its atoms move", ", ".join(dropped))
     return copy

@@ -14,7 +14,7 @@ from ase.calculators.calculator import BaseCalculator, PropertyNotImplementedErr
 from ase.filters import FrechetCellFilter
 from ase.optimize.optimize import Optimizer
 
-from physicsml_ase.conventions import VOIGT, InputError
+from physicsml_ase.conventions import VOIGT, InputError, raised_in
 from physicsml_ase.simulate.frames import check_gives_forces, frame, without_labels
 from physicsml_ase.simulate.guard import Guard, Unstable
 from physicsml_ase.simulate.meter import meter
@@ -160,21 +160,14 @@ def _guarded(
         except InputError as error:
             complaint = str(error)
         except RuntimeError as error:
-            if not _of_ase(error):
+            # by ASE itself, as where the noise of float32 leads a line search nowhere
+            if not raised_in(error).startswith("ase."):
                 raise
             yield False, " ".join(str(error).split())[:100]
             return
         if complaint:
             raise Unstable(f"relaxation stopped at step {method.nsteps}: {complaint}; {kept}")
         yield converged, None
-
-
-def _of_ase(error: BaseException) -> bool:
-    """Whether it was raised by ASE itself, as by a line search that the noise of float32 leads nowhere."""
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    return last is not None and str(last.tb_frame.f_globals.get("__name__")).startswith("ase.")
 
 
 def _moving_components(cell: Cell, atoms: Atoms, pressure_GPa: float) -> list[bool] | None:

@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 
 from physicsml_ase.check.short import tell
 from physicsml_ase.config import to_plain
-from physicsml_ase.conventions import InputError
+from physicsml_ase.conventions import InputError, raised_in
 from physicsml_ase.data.datamodule import DataModule
 from physicsml_ase.potential import Potential
 from physicsml_ase.train.copies import TAUGHT, teach
@@ -133,11 +133,8 @@ def fit(config: RunConfig, data: Data, folder: RunFolder, begin: Start) -> Resul
         interrupted = resumable.signal or 15
     except StoppedAtOnce:
         raise KeyboardInterrupt from None
-    except SystemExit as stopped:  # by Lightning, of a signal that came before the first step
-        log.warning("stopped before the first step; there is no model yet")
-        if isinstance(stopped, SIGTERMException):
-            raise SystemExit(128 + signal.SIGTERM) from None
-        raise KeyboardInterrupt from None
+    except SystemExit as stopped:
+        raise _stopped_early(stopped) from None
     except Exception as failure:
         error = failure
         if is_out_of_memory(failure):
@@ -246,17 +243,19 @@ def _trainer(config: RunConfig, folder: RunFolder, budget: Budget) -> pl.Trainer
     return trainer
 
 
+def _stopped_early(by: SystemExit) -> BaseException:
+    """What a signal comes to that Lightning took, before the run's own handlers were in place: no success."""
+    log.warning("stopped before the first step; there is no model yet")
+    return SystemExit(128 + signal.SIGTERM) if isinstance(by, SIGTERMException) else KeyboardInterrupt()
+
+
 def _in_one_line(error: Exception, begun: bool) -> Exception:
     """What Lightning or torch says of a config that does not work, as an InputError; any other error as it is.
 
     Before the first step, whatever they raise themselves.
     """
     text = " ".join(str(error).split())
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    of_others = last is not None and _THEIRS.match(str(last.tb_frame.f_globals.get("__name__")))
-    if isinstance(error, MisconfigurationException) or (of_others and not begun):
+    if isinstance(error, MisconfigurationException) or (not begun and _THEIRS.match(raised_in(error))):
         return InputError(text)
     return (
         InputError(f"trainer.callbacks: {text}")

@@ -237,6 +237,7 @@ class PotentialModule(pl.LightningModule):
             self.ema.follow()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """As Lightning does, and count the weights into their average, unless the step was left out."""
         self._left_out = False
         super().optimizer_step(*args, **kwargs)
         if (

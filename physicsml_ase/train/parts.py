@@ -157,7 +157,7 @@ def refuse_other_inputs(given: DataModuleConfig, potential: Potential) -> None:
     labels = [getattr(given, slot) for slot in SLOTS]
     named = {name for value in labels if value for name in ([value] if isinstance(value, str) else value)}
     if named:
-        own["the labels of y_..."] = (sorted(named), sorted(label.name for label in potential.labels))
+        own["y_..."] = (sorted(named), sorted(label.name for label in potential.labels))
     for key, (now, then) in own.items():
         if now != then:
             raise InputError(f"datamodule.{key}: {now!r}, but the run that is to be continued has {then!r}")

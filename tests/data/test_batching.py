@@ -189,6 +189,20 @@ def test_a_loader_continues_in_mid_epoch(store: MemoryStore, num_workers: int) -
     continued.close()
 
 
+def test_a_source_that_had_run_out_stays_so_until_the_next_epoch(store: MemoryStore) -> None:
+    """Beside longer sources, each read once; where it is read again and again, it begins again."""
+    for once in (True, False):
+        stopped, continued = (GraphLoader(store, Rule(4, shuffle=True)) for _ in range(2))
+        continued.once = once
+        stopped.set_epoch(1)
+        assert list(stopped)
+        continued.load_state_dict(stopped.state_dict())
+        continued.set_epoch(1)
+        assert bool(list(continued)) == (not once)
+        continued.set_epoch(2)
+        assert len(list(continued)) == len(continued)
+
+
 def test_workers_leave_the_random_numbers_of_the_run_alone(store: MemoryStore) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -182,6 +183,19 @@ def test_virials_and_unknown_names_are_not_passed_over(caplog: pytest.LogCapture
     assert "dft_virial, which is not used: write stress = -virial / volume" in caplog.text
     with pytest.raises(InputError, match="label_keys: 'force' is no label; did you mean 'forces'"):
         _ = module(frames, {"label_keys": {"force": "forces"}}).labels
+
+
+def test_batches_to_overfit_are_the_same_in_every_epoch() -> None:
+    data = module(molecules(12), {"train": {"batch_size": 3}})
+    for overfit, same in ((0, False), (2, True)):
+        data.trainer = SimpleNamespace(overfit_batches=overfit)
+        loader = data.train_dataloader()
+        first = []
+        for epoch in (0, 1):
+            loader.set_epoch(epoch)
+            first.append(next(iter(loader)).positions)
+        alike = first[0].shape == first[1].shape and bool((first[0] == first[1]).all())
+        assert alike == same
 
 
 def test_a_label_of_few_frames_is_looked_for_in_all_of_them() -> None:

@@ -272,7 +272,7 @@ def test_last_checkpoints_of_callbacks_are_not_the_run_s_own(tmp_path: Path) -> 
     [
         ({"cut_off": 3.5}, r"datamodule.cut_off: 3.5, but the run .* has"),
         ({"self_interaction": True}, "datamodule.self_interaction"),
-        ({"y_graph_scalars": ["energy"]}, "the labels of y_"),
+        ({"y_graph_scalars": ["energy"]}, r"datamodule.y_...: \['energy'\], but"),
     ],
 )
 def test_a_continued_run_takes_structures_as_before(

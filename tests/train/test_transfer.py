@@ -1,5 +1,6 @@
 """Starting from trained weights: at the errors they had, module by module, in stages."""
 
+import csv
 import logging
 import shutil
 from collections.abc import Mapping
@@ -77,6 +78,14 @@ def test_modules_to_match(tmp_path: Path, trained: Path) -> None:
     same = {k for k in now if torch.equal(before[k], now[k]) and before[k].abs().sum() > 0}
     assert same
     assert all(k.startswith("model.embed") for k in same)
+
+
+def test_a_stage_of_so_many_steps(tmp_path: Path, trained: Path) -> None:
+    """Is not over after an epoch, where nobody has named a number of epochs."""
+    stages = from_(trained, stages=[{"trainer": {"max_steps": 13}}])
+    start(painn(stages, {"trainer": {"max_epochs": 1}}), Data(frames()), tmp_path / "run")
+    with (tmp_path / "run/metrics.csv").open(newline="") as file:
+        assert max(int(row["step"]) for row in csv.DictReader(file)) >= 12
 
 
 def test_what_does_not_match_is_named(tmp_path: Path, trained: Path) -> None:
