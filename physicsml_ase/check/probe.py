@@ -10,14 +10,17 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
 
-from physicsml_ase.check.basis import Layout, designs, layout
+from physicsml_ase.check.basis import Design, Layout, Singles, designs, layout
 from physicsml_ase.check.frame import Floats, Frame
 
 RIDGE = 1e-3
 RARE = 0.03
 FOLDS = 2
 ROUNDS = 3
+ASKED = 24
+"""Components of a frame whose standard errors stand for all."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Row:
     overlap: float  # sum of predicted times labelled components
     predicted: float  # sum of squares
     label: float
+    doubt: float = 0.0
+    """Standard error of the prediction, as a part of the label: what the fit does not know of such a frame."""
 
     @property
     def rms(self) -> float:
@@ -59,6 +64,7 @@ class Probe(NamedTuple):
     forces: list[Floats]  # (N, 3) each
     columns: Layout
     coefficients: Floats  # (P,)
+    errors: Singles  # (P, P); features times this are the standard errors of a prediction
 
 
 def probe(frames: Sequence[Frame], cutoff: float) -> Probe | None:
@@ -88,6 +94,7 @@ def probe(frames: Sequence[Frame], cutoff: float) -> Probe | None:
         rest = np.array([np.sqrt(np.mean((y - p) ** 2)) for y, p in zip(labels, predicted)])
         weight = 1 / np.maximum(rest, max(np.median(rest), 1e-12))
     fit = _solve(whole)
+    errors = [_errors(whole - part) for part in sums]
     overlap = np.array([float(p @ y) for p, y in zip(predicted, labels)])
     predicted_square = np.array([float(p @ p) for p in predicted])
     inliers = rest <= 3 * np.median(rest)
@@ -97,10 +104,14 @@ def probe(frames: Sequence[Frame], cutoff: float) -> Probe | None:
         energy=np.array([features[s].energy @ fit for s in range(len(chosen))]),
         virial=np.array([features[s].virial @ fit for s in range(len(chosen))]),
         correlation=float(overlap[inliers].sum() / total) if total else 0.0,
-        rows=[_row(frame, p) for frame, p in zip(chosen, predicted)],
+        rows=[
+            _row(frame, p, one, errors[s % FOLDS])
+            for s, (frame, p, one) in enumerate(zip(chosen, predicted, features))
+        ],
         forces=[(one.forces @ fit.astype(np.float32)).reshape(-1, 3).astype(np.float64) for one in features],
         columns=columns,
         coefficients=fit,
+        errors=_errors(whole),
     )
 
 
@@ -113,20 +124,35 @@ def rows(fit: Probe, frames: Sequence[Frame]) -> list[Row]:
         if np.isin(f.atoms.numbers, fit.columns.elements).all()
     ]
     features = designs(known, fit.columns)
-    return [_row(f, one.forces @ fit.coefficients.astype(np.float32)) for f, one in zip(known, features)]
+    coefficients = fit.coefficients.astype(np.float32)
+    return [_row(f, one.forces @ coefficients, one, fit.errors) for f, one in zip(known, features)]
 
 
-def _row(frame: Frame, predicted: NDArray[np.floating]) -> Row:
+def _row(frame: Frame, predicted: NDArray[np.floating], one: Design, errors: Singles) -> Row:
     assert frame.forces is not None
     y, p = frame.forces.ravel(), predicted.astype(np.float64)
     place = frame.set_, frame.index, frame.where, len(frame.atoms)
-    return Row(*place, float(p @ y), float(p @ p), float(y @ y))
+    asked = one.forces[:: -(-len(y) // ASKED)] @ errors
+    doubt = np.sqrt((asked**2).sum(1).mean() / (np.square(y).mean() + 1e-300))
+    return Row(*place, float(p @ y), float(p @ p), float(y @ y), float(doubt))
 
 
 def _solve(normal: Floats) -> Floats:
     """Ridge regression from the normal equations, (P, P + 1) -> (P,)."""
-    gram, right = normal[:, :-1], normal[:, -1]
+    gram, scale = _conditioned(normal)
+    return np.asarray(np.linalg.solve(gram, normal[:, -1] / scale) / scale)
+
+
+def _errors(normal: Floats) -> Singles:
+    """U with U U^T the covariance of the coefficients, whose residuals have the weight one, (P, P)."""
+    gram, scale = _conditioned(normal)
+    inverse = solve_triangular(np.linalg.cholesky(gram), np.eye(len(gram)), lower=True)
+    return np.asarray(inverse.T / scale[:, None], dtype=np.float32)
+
+
+def _conditioned(normal: Floats) -> tuple[Floats, Floats]:
+    """The equations' matrix in units of `scale`, with a ridge."""
+    gram = normal[:, :-1]
     diagonal = np.diagonal(gram)
     scale = np.sqrt(diagonal + RARE * diagonal.mean())  # what is hardly seen is hardly fitted
-    gram = gram / scale[:, None] / scale + RIDGE * np.eye(len(gram))
-    return np.asarray(np.linalg.solve(gram, right / scale) / scale)
+    return gram / scale[:, None] / scale + RIDGE * np.eye(len(gram)), scale

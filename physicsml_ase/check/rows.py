@@ -21,6 +21,8 @@ FEWEST = 8
 """Atoms of a frame that is judged by itself; in smaller ones symmetry leaves too few free components."""
 SIZABLE = 0.3
 """Part of the median RMS from which the direction of a frame's forces is judged."""
+UNLIKE = 2.0
+"""Of a frame that the fit knows less of than of others by this factor, its forces may well be elsewhere."""
 LEAST_FORCE = 0.1
 """RMS component [eV/Å] of forces that a fit is able to follow."""
 
@@ -72,11 +74,13 @@ def _scaled(rows: list[Row]) -> list[Finding]:
 
 def _elsewhere(rows: list[Row]) -> list[Finding]:
     """Frames whose forces follow nothing, where others' do."""
-    if sum(row.follow > GOOD for row in rows) < max(3, SOME * len(rows)):
+    good = [row.doubt for row in rows if row.follow > GOOD]
+    if len(good) < max(3, SOME * len(rows)):
         return []
+    most = UNLIKE * float(np.median(good))
     places = Places()
     for row in sorted(rows, key=lambda row: row.follow):
-        if row.follow < BAD:
+        if row.follow < BAD and row.doubt < most:
             places.put(row.set_, row.index, row.where, f"r {row.follow:.2f}")
     return places.finding(
         "warning",

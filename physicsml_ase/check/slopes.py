@@ -22,18 +22,30 @@ class Slope(NamedTuple):
     high: float
     """... and of x against y, too steep by the errors in y; of the sign of the correlation."""
     points: int
+    free: float = 0.0
+    """Independent points beyond what was fitted: of P points with something in common there are fewer."""
 
     @property
     def middle(self) -> float:
         """Geometric mean of the bounds."""
         return float(np.sign(self.low) * np.sqrt(abs(self.low * self.high)))
 
+    @property
+    def error(self) -> float:
+        """Standard error of the middle, as a part of it."""
+        if self.free < 1 or not self.correlation:
+            return float("inf")
+        return float(np.sqrt((1 - self.correlation**2) / self.free)) / abs(self.correlation)
+
 
 NOTHING = Slope(0.0, 0.0, 0.0, 0)
 
 
-def slope(x: Floats, y: Floats, through_zero: bool = False) -> Slope:
-    """The line through most of the points (P,), (P,), whatever a few outliers say."""
+def slope(x: Floats, y: Floats, through_zero: bool = False, free: float | None = None) -> Slope:
+    """The line through most of the points (P,), (P,), whatever a few outliers say.
+
+    `free` of them are independent and not used up by a fit before; by default all.
+    """
     known = np.isfinite(x) & np.isfinite(y)
     x, y = x[known], y[known]
     if len(x) < 3:
@@ -56,7 +68,8 @@ def slope(x: Floats, y: Floats, through_zero: bool = False) -> Slope:
         limit = max(TRIMMED * float(np.median(away)), float(np.quantile(away, KEPT)))
         keep = away <= limit
     ratio = scales[1] / scales[0]
-    return found._replace(low=found.low * ratio, high=found.high * ratio)
+    free = (len(x) if free is None else free) * found.points / len(x)
+    return found._replace(low=found.low * ratio, high=found.high * ratio, free=free)
 
 
 def _spread(values: Floats) -> float:

@@ -4,8 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 from ase.units import Bohr, Hartree, Rydberg, kcal, kJ, mol
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from physicsml_ase.check.findings import Finding, Grade
+from physicsml_ase.check.frame import Ints
 from physicsml_ase.check.probe import Probe
 from physicsml_ase.check.slopes import NOTHING, Slope, slope
 from physicsml_ase.check.work import SAME_CELL, Guess, works
@@ -24,6 +27,10 @@ SURE, STRONG = 0.8, 0.95
 """Correlations from which a slope is believed, and from which it is beyond doubt."""
 LINE = 0.97
 """Correlation of a line, to which the method that assumes the least is preferred."""
+ERRORS, UNSURE = 3.0, 0.2
+"""A slope is away from one by so many of its standard errors; one of the other sign has a smaller error than this."""
+FREE = 12
+"""Independent frames from which a fit to them is believed to help between two of them."""
 FEW, MANY = 8, 30
 NEAREST = 300
 """Pairs of frames that are used, those with the least displacement."""
@@ -38,6 +45,7 @@ RATIOS: tuple[tuple[float, str], ...] = (
     (mol / kcal, "energies in kcal/mol"),
     (mol / kJ, "energies in kJ/mol"),
     (1 / Bohr, "forces in eV/Bohr, or energies in Hartree with forces in Hartree/Bohr"),
+    (Bohr, "positions in Bohr"),
     (Hartree / Bohr, "forces in Hartree/Bohr"),
     (Rydberg / Bohr, "forces in Rydberg/Bohr"),
     (kcal / mol, "forces in kcal/mol/Å"),
@@ -80,7 +88,10 @@ def energy_against_forces(fit: Probe) -> Evidence:
     for found in (work.forces, work.rule):
         same = np.flatnonzero((work.strain <= SAME_CELL) & np.isfinite(found))
         near = same[np.argsort(work.moved[same], kind="stable")][:NEAREST]
-        slopes.append(slope(found[near] / work.size[near], work.energy[near] / work.size[near], True))
+        free = _independent(work.frames[near])
+        if found is work.forces and free < FREE:
+            near = near[:0]
+        slopes.append(slope(found[near] / work.size[near], work.energy[near] / work.size[near], True, free))
     return Evidence(slopes[0], slopes[1], _by_fit(fit))
 
 
@@ -92,13 +103,23 @@ def judge(evidence: Evidence, fit: Probe) -> list[Finding]:
     if found is evidence.by_fit:
         if fit.correlation < FITTED:
             return []
-        ordinary = ORDINARY_BY_FIT if any(f.atoms.pbc.any() for f in fit.frames) else ORDINARY
+        periodic = any(f.atoms.pbc.any() for f in fit.frames)
+        if periodic and found.free < FREE:
+            return []
+        ordinary = ORDINARY_BY_FIT if periodic else ORDINARY
     others = [s for s in evidence if s.points >= FEW and abs(s.correlation) >= SURE]
     middle = found.middle
     if not found.points or 1 / ordinary < middle < ordinary:
         return []
     bounds = sorted((abs(found.low), abs(found.high)))
     if middle > 0 and bounds[0] < clear and bounds[1] > 1 / clear:
+        return []
+    if middle < 0 and found.error > UNSURE:
+        return []
+    unsure = [float(np.log(ordinary)), ERRORS * found.error]
+    if found is evidence.by_fit:  # what the fit leaves of the forces is its own error, too
+        unsure.append(float(np.sqrt(1 - fit.correlation**2)) / fit.correlation)
+    if middle > 0 and abs(np.log(middle)) < np.linalg.norm(unsure):
         return []
     if any(np.sign(s.middle) != np.sign(middle) for s in others):
         return []
@@ -166,4 +187,13 @@ def _by_fit(fit: Probe) -> Slope:
             weights /= weights.max()
         weights = np.ones(len(x))
         residual.append(rest)
-    return slope(residual[0], residual[1])
+    free = len(x) - int(np.linalg.matrix_rank(x, tol=1e-6 * len(x)))
+    return slope(residual[0], residual[1], free=free)
+
+
+def _independent(pairs: Ints) -> int:
+    """Of pairs of frames (P, 2): the frames, but for one of each group that the pairs connect."""
+    frames, of = np.unique(pairs, return_inverse=True)
+    of = of.reshape(-1, 2)
+    links = coo_matrix((np.ones(len(of)), of.T), (len(frames), len(frames)))
+    return len(frames) - int(connected_components(links)[0]) if len(frames) else 0

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from physicsml_ase.check.frame import Floats, Frame
+from physicsml_ase.check.frame import Floats, Frame, Ints
 
 SAME_CELL = 1e-3
 """Cells are one if no lattice vector's component changes by more than this part."""
@@ -44,6 +44,7 @@ class Work(NamedTuple):
     strain: Floats  # largest component, (P,)
     moved: Floats  # largest displacement of an atom [Å], (P,)
     size: Floats  # atoms, (P,)
+    frames: Ints  # numbers of the two in their set, (P, 2)
 
 
 def works(frames: Sequence[Frame], guessed: Mapping[int, Guess] | None = None) -> Work:
@@ -53,9 +54,10 @@ def works(frames: Sequence[Frame], guessed: Mapping[int, Guess] | None = None) -
     which reaches much further.
     """
     rows = [row for group in _groups(frames) for row in _pairs(group, guessed)]
-    table = np.array(rows) if rows else np.empty((0, 12))
+    table = np.array(rows) if rows else np.empty((0, 14))
     energy, helped, rule = table.T[:3]
-    return Work(energy, helped, rule, table[:, 3:9], table[:, 9], table[:, 10], table[:, 11])
+    two = table[:, 12:].astype(np.int64)
+    return Work(energy, helped, rule, table[:, 3:9], table[:, 9], table[:, 10], table[:, 11], two)
 
 
 def _groups(frames: Sequence[Frame]) -> Iterator[list[Frame]]:
@@ -76,7 +78,7 @@ def _pairs(group: list[Frame], guessed: Mapping[int, Guess] | None) -> Iterator[
             else:
                 row = _pair(first, second, guessed[first.index], guessed[second.index])
             if row is not None:
-                yield row
+                yield [*row, first.index, second.index]
 
 
 def _pair(first: Frame, second: Frame, guess1: Guess, guess2: Guess) -> list[float] | None:
