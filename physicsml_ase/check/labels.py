@@ -119,7 +119,9 @@ class Labels:
             "warning" if self.learned else "error",
             "other-keys",
             f"{{n}} without {' and '.join(map(self._asked, others))}, but with {' and '.join(others.values())}",
-            f"name them with 'datamodule.label_keys={{{keys}}}', here with "
+            "if they are of one method, 'physicsml-ase check FILE --fix OUT.xyz' writes all under our names"
+            if any(len(self.used[name]) > 1 for name in others)
+            else f"name them with 'datamodule.label_keys={{{keys}}}', here with "
             + " ".join(f"--label-key {ours}={key}" for ours, key in named.items()),
         )
 

@@ -78,7 +78,7 @@ def resolve_labels(config: DataModuleConfig, sources: Sequence[Source]) -> tuple
         log.info("labels found and learned: %s", ", ".join(names))
         if len(names) < len(known) and max(map(len, sources)) > SEARCHED:
             log.info("other labels were looked for in %d frames of each source only", SEARCHED)
-        others = _tell_of_others(known, sources)
+        others = _tell_of_others(known, set(names), sources)
         if "forces" not in names:
             log.warning(
                 "the training data have no forces%s: only energies are learned, which needs many more structures",
@@ -226,7 +226,7 @@ def _tell_of_gradients(names: set[str], sources: Sequence[Source]) -> None:
             log.warning("%s has %s, which is not used: write %s = %s", sources[0].name, key, name, how)
 
 
-def _tell_of_others(labels: Sequence[Label], sources: Sequence[Source]) -> dict[str, str]:
+def _tell_of_others(labels: Sequence[Label], learned: set[str], sources: Sequence[Source]) -> dict[str, str]:
     """A hint where frames keep these labels under other names than those asked for; {our name: the first other}."""
     asked = {label.name: label.key for label in labels}
     others = dict[str, str]()
@@ -236,9 +236,12 @@ def _tell_of_others(labels: Sequence[Label], sources: Sequence[Source]) -> dict[
         if new:
             pairs = ", ".join(f"{ours}: {key}" for ours, key in new.items())
             log.warning(
-                "%s has other keys (%s), which are not used unless named by label_keys",
+                "%s has other keys (%s), which are not used%s",
                 source.where(i),
                 pairs,
+                ", as others have those asked for: 'physicsml-ase check FILE --fix OUT.xyz' writes all under ours"
+                if learned & set(new)
+                else " unless named by label_keys",
             )
             others |= new
     return others

@@ -1,6 +1,7 @@
 """Labels under other names: what `check` says of them, label by label, and what `--fix` makes of them."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,11 +9,14 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import read, write
+from command_line import run
 from conftest import rattled
 
-from physicsml_ase.check import check
+from physicsml_ase.check import check, repair
 from physicsml_ase.check.findings import Finding
 from physicsml_ase.check.report import Report
+from physicsml_ase.data.sources import open_source
 
 OURS = {"energy": "energy", "forces": "forces", "stress": "stress"}
 REF = {name: f"REF_{name}" for name in OURS}
@@ -84,3 +88,40 @@ def test_what_is_no_other_name() -> None:
     water.calc = SinglePointCalculator(water, energy=-1.0, forces=np.zeros((3, 3)))
     water.info |= {"REF_stress": np.zeros(6), "virial": np.eye(3)}
     assert not {"other-keys", "to-convert"} & {f.code for f in check([water]).findings}
+
+
+def test_a_set_of_two_kinds_of_names_comes_under_ours(tmp_path: Path) -> None:
+    frames = [crystal(k, OURS if k < 3 else REF) for k in range(6)]
+    frames[4].info["energy"] = frames[4].info.pop("REF_energy")  # one label of a frame, or another name
+    frames[5].info["dft_energy"] = frames[5].info.pop("REF_energy")
+    frames.append(crystal(6))  # both, and not alike: ours is taken
+    frames[6].info["REF_energy"] = -77.0
+    report = check(frames)
+    assert all("check FILE --fix OUT.xyz" in f.advice for f in found(report, "other-keys"))
+    done = repair(report, open_source(frames), "train", {}, tmp_path / "fixed.xyz")
+    assert "renamed labels in 3 frames: REF_energy to energy in 1, REF_forces to forces, " in done[0]
+    assert "dft_energy to energy in 1" in done[0]
+    assert done[1] == "took energy of 1 frame from energy, though REF_energy has other values"
+    again = {f.code for f in check(tmp_path / "fixed.xyz").findings}
+    assert not {"other-keys", "missing-energy", "missing-forces", "missing-stress"} & again
+    for k, atoms in enumerate(read(tmp_path / "fixed.xyz", ":")):
+        for name, value in crystal(k).calc.results.items():
+            np.testing.assert_allclose(atoms.calc.results[name], value, atol=1e-7)
+        assert not {"REF_forces", "REF_stress", "dft_energy"} & ({*atoms.info} | {*atoms.arrays})
+
+
+def test_the_name_that_is_asked_for_wins(tmp_path: Path) -> None:
+    frames = [crystal(k) for k in range(4)]
+    for atoms in frames[:2]:
+        atoms.info["dft_energy"] = -77.0
+    out = tmp_path / "fixed.xyz"
+    write(tmp_path / "a.xyz", frames)
+    result = run("check", tmp_path / "a.xyz", "--label-key", "energy=dft_energy", "--fix", out)
+    assert "renamed labels in 2 frames: dft_energy to energy\n" in result.stdout
+    assert "took energy of 2 frames from dft_energy, though energy has other values" in result.stdout
+    energies = [atoms.calc.results["energy"] for atoms in read(out, ":")]
+    assert energies == [
+        -77.0,
+        -77.0,
+        *(pytest.approx(a.calc.results["energy"], abs=1e-7) for a in frames[2:]),
+    ]

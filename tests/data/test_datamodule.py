@@ -98,6 +98,11 @@ def test_one_label_of_another_name(caplog: pytest.LogCaptureFixture) -> None:
     assert "structure 0 has other keys (forces: DFT_forces), which are not used" in caplog.text
     assert "structure 1 has other keys (stress: REF_stress), which are not used" in caplog.text
     assert "the training data have no forces but DFT_forces: only energies" in caplog.text
+    assert "--fix" not in caplog.text
+    mixed = [*molecules(3), *renamed(molecules(3), "REF_energy", "REF_forces")]
+    assert names(module(mixed)) == [("energy", "energy"), ("forces", "forces")]
+    assert "(energy: REF_energy, forces: REF_forces), which are not used, as others have" in caplog.text
+    assert "'physicsml-ase check FILE --fix OUT.xyz' writes all under ours" in caplog.text
 
 
 @pytest.mark.parametrize(

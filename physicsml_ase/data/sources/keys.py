@@ -82,14 +82,16 @@ def gradient_keys(atoms: Atoms) -> dict[str, tuple[str, str]]:
     }
 
 
-def rival_keys(atoms: Atoms) -> dict[str, str]:
-    """{our name: another key} for known properties that are there under our name and, with other values, another."""
+def rival_keys(atoms: Atoms, asked: Mapping[str, str] | None = None) -> dict[str, str]:
+    """{our name: another key} for known properties that are there under the name `asked` for and, with other
+    values, another; that is ours where none was asked."""
     rivals = {}
     for name, keys in _fitting(atoms).items():
-        ours = _value(atoms, name) if name in keys else None
+        first = (asked or {}).get(name, name)
+        ours = _value(atoms, first)
         for key in keys:
             theirs = _value(atoms, key)
-            if key != name and ours is not None and theirs is not None and ours.size == theirs.size:
+            if key != first and ours is not None and theirs is not None and ours.size == theirs.size:
                 unlike = ~np.isclose(ours.ravel(), theirs.ravel(), rtol=1e-6, atol=1e-6, equal_nan=True)
                 if unlike.any():
                     rivals[name] = key
