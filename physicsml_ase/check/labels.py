@@ -1,4 +1,5 @@
-"""Labels that are missing, not finite, of the wrong shape, under other names, or of several levels of theory."""
+"""Labels that are missing, not finite, of the wrong shape, under other names, of two kinds of energy, or of several
+levels of theory."""
 
 import re
 from collections import Counter, defaultdict
@@ -6,8 +7,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from physicsml_ase.atoms import find_label
 from physicsml_ase.check.findings import Finding, Places, in_number
 from physicsml_ase.check.frame import LABELS, Frame
+from physicsml_ase.conventions import InputError, Label
 from physicsml_ase.data.sources import available_keys, gradient_keys, suggest_label_keys
 
 THEORY = re.compile(
@@ -15,6 +18,9 @@ THEORY = re.compile(
     re.I,
 )
 """Names under which people write how a frame was computed."""
+FREE = Label("free_energy", "structure", (), "free_energy")
+APART = 1e-4
+"""Difference between energy and free energy [eV/atom] from which on it is said."""
 MOST_VALUES = 20
 """A name with more values than this tells frames apart, not methods."""
 
@@ -152,6 +158,41 @@ class Labels:
                     "learned from what they have; nothing is zero",
                 )
         return found
+
+
+class FreeEnergy:
+    """Energies beside which there is a free energy that is another: that of smeared occupations."""
+
+    def __init__(self, keys: Mapping[str, str]) -> None:
+        """`keys` are names that labels have been looked for under."""
+        self.key = keys.get("energy", "energy")
+        self.places = Places()
+        self.apart: list[float] = []
+
+    def see(self, frame: Frame) -> None:
+        """One more frame."""
+        if self.key == FREE.key or not np.isfinite(frame.energy):
+            return
+        try:
+            free = find_label(frame.atoms, FREE, non_finite="missing")
+        except InputError:
+            return
+        apart = np.nan if free is None else abs(float(free) - frame.energy) / len(frame.atoms)
+        if apart > APART:
+            self.places.add(frame, f"{apart:.2g} eV/atom")
+            self.apart.append(apart)
+
+    def findings(self) -> list[Finding]:
+        """What was found."""
+        typical = float(np.median(self.apart)) if self.apart else 0.0
+        return self.places.finding(
+            "note",
+            "free-energy",
+            f"{{n}} with a {FREE.key} that differs from {self.key}, typically by {typical:.2g} eV/atom",
+            "forces of smeared occupations (VASP, ...) are the gradient of the free energy: to learn energies that "
+            f"go with them, 'datamodule.label_keys={{energy: {FREE.key}}}'",
+            difference=typical,
+        )
 
 
 def _possible(frame: Frame) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from physicsml_ase.check.findings import GRADES, Finding, Places
 from physicsml_ase.check.forces import LargeForces
 from physicsml_ase.check.frame import LABELS, Frame, look
 from physicsml_ase.check.geometry import Coverage, Geometry
-from physicsml_ase.check.labels import Labels, Theory
+from physicsml_ase.check.labels import FreeEnergy, Labels, Theory
 from physicsml_ase.check.placeholders import Placeholders
 from physicsml_ase.check.probe import Probe, Row, probe, rows
 from physicsml_ase.check.repeats import Repeats
@@ -88,7 +88,7 @@ def check_sources(
     assumed = {name: key for name, key in wanted.items() if name not in keys}
     coverage, repeats = Coverage(cutoff), Repeats(cutoff)
     families: list[Family] = [Labels(wanted, assumed), Geometry(), Balance(), Energies(), LargeForces()]
-    families += [Theory(), Placeholders(), coverage]
+    families += [Theory(), FreeEnergy(wanted), Placeholders(), coverage]
     samples = {set_: Sample(*sampled) for set_ in sources}
     places = {set_: _places(len(source), most) for set_, source in sources.items()}
     unreadable = Places()

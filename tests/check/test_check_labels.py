@@ -9,6 +9,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.db import connect
 from ase.io import read, write
 from command_line import run
 from conftest import rattled
@@ -125,3 +126,24 @@ def test_the_name_that_is_asked_for_wins(tmp_path: Path) -> None:
         -77.0,
         *(pytest.approx(a.calc.results["energy"], abs=1e-7) for a in frames[2:]),
     ]
+
+
+@pytest.mark.parametrize("suffix", ["xyz", "db", "traj"])
+def test_a_free_energy_that_is_another_is_noted(tmp_path: Path, suffix: str) -> None:
+    frames = [crystal(k) for k in range(6)]
+    for k, atoms in enumerate(frames):
+        results = atoms.calc.results
+        atoms.calc.results["free_energy"] = results["energy"] - (0.02 if k else 1e-4)  # of 4 atoms
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "db":
+        with connect(path) as db:
+            for atoms in frames:
+                db.write(atoms)
+    else:
+        write(path, frames)
+    (note,) = found(check(path), "free-energy")
+    assert (note.grade, len(note.frames)) == ("note", 5)
+    assert "typically by 0.005 eV/atom" in note.message
+    assert "label_keys={energy: free_energy}" in note.advice
+    assert not found(check(path, label_keys={"energy": "free_energy"}), "free-energy")
+    assert not found(check(frames[:1]), "free-energy")
