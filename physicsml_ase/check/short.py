@@ -25,6 +25,7 @@ SAID = {
     "no-forces",
     "energy-outliers",
     "large-forces",
+    "isolated-atoms",
     "unseen-elements",
     "near-leakage",
 }

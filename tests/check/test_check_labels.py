@@ -147,3 +147,28 @@ def test_a_free_energy_that_is_another_is_noted(tmp_path: Path, suffix: str) -> 
     assert "label_keys={energy: free_energy}" in note.advice
     assert not found(check(path, label_keys={"energy": "free_energy"}), "free-energy")
     assert not found(check(frames[:1]), "free-energy")
+
+
+def test_the_isolated_atom_that_is_wrong_is_named() -> None:
+    frames = [crystal(k) for k in range(4)]
+    for k in range(6):  # of two elements, in three compositions
+        atoms = rattled(bulk("Cu", cubic=True), seed=k)
+        atoms.symbols[: 1 + k % 3] = "Au"
+        atoms.calc = EMT()
+        atoms.calc = SinglePointCalculator(
+            atoms, energy=atoms.get_potential_energy(), forces=atoms.get_forces()
+        )
+        frames.append(atoms)
+
+    def told(**alone: float) -> list[Finding]:
+        lone = [Atoms(symbol) for symbol in alone]
+        for atoms, energy in zip(lone, alone.values()):
+            atoms.calc = SinglePointCalculator(atoms, energy=energy)
+        return found(check([*frames, *lone]), "isolated-atoms")
+
+    assert not told(Cu=3.5, Au=3.8)
+    assert not told(Cu=3.5)
+    for alone in ({"Cu": 3.5, "Au": -500.0}, {"Au": -500.0}):
+        (finding,) = told(**alone)
+        assert "for each Au beyond the isolated atoms in the data (Au -500 eV)" in finding.message
+        assert finding.evidence["cohesion"] == pytest.approx(500, abs=2)
