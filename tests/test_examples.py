@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -16,6 +17,7 @@ from physicsml_ase import load_model
 from physicsml_ase.cli.app import app
 from physicsml_ase.cli.training import CONFIG_SUFFIXES
 from physicsml_ase.config import load, validate
+from physicsml_ase.recipe import with_recipe
 from physicsml_ase.train.settings import RunConfig
 
 ROOT = Path(__file__).parents[1]
@@ -110,6 +112,14 @@ def test_there_are_commands() -> None:
 def test_python_in_pages_compiles(page: Path) -> None:
     for block in blocks(page, "python"):
         compile(block, str(page), "exec")
+
+
+def test_training_in_python_is_shown_as_the_command_line_trains() -> None:
+    (block,) = (b for b in blocks(ROOT / "README.md", "python") if "load_model" in b)
+    names: dict[str, Any] = {}
+    exec(block[: block.index("model.train(")], names)
+    trainer = {"max_time": "5m", "default_root_dir": "run"}
+    assert names["model"].config == validate(RunConfig, with_recipe({"trainer": trainer}))
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "examples" / "data" / "README.md"], ids=lambda p: p.name)

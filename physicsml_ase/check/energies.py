@@ -7,10 +7,13 @@ frames each, the one with the least 35th percentile of the residuals (Rousseeuw 
 from typing import NamedTuple
 
 import numpy as np
+from ase.data import chemical_symbols
 from ase.units import Hartree, kcal, kJ, mol
 
 from physicsml_ase.check.findings import Finding, Places
 from physicsml_ase.check.frame import Floats, Frame
+from physicsml_ase.data.isolated import doubtful_atoms
+from physicsml_ase.data.references import in_words
 
 TRIALS = 300
 ENOUGH = 2000
@@ -31,8 +34,6 @@ UNITS = {"Hartree": 1 / Hartree, "kcal/mol": mol / kcal, "kJ/mol": mol / kJ}
 """Numbers in these units for one eV."""
 ALL_ELECTRON = 0.04
 """Part by which the energy of all electrons differs at most from the sum over atoms."""
-COHESION = (-15.0, 3.0)
-"""Energies of an atom in a structure beyond that of the isolated atom [eV] which occur."""
 
 
 class Table(NamedTuple):
@@ -94,20 +95,19 @@ class Energies:
 
     def _references(self, table: Table) -> list[Finding]:
         """Whether the isolated atoms are of the same kind as the rest."""
-        if not set(table.elements) <= set(self.isolated):
-            return []
-        single = np.array([np.median(self.isolated[z]) for z in table.elements])
-        cohesion = float(np.median((table.energy - table.counts @ single) / table.sizes))
-        if COHESION[0] < cohesion < COHESION[1]:
-            return []
+        single = {z: float(np.median(energies)) for z, energies in self.isolated.items()}
         return [
             Finding(
                 "warning",
                 "isolated-atoms",
-                f"structures have {cohesion:+.4g} eV/atom beyond the isolated atoms in the data, which is no bonding",
-                "are the isolated atoms of the same unit and method as the rest? reference energies come from them",
+                f"structures have {cohesion:+.4g} eV for each {'/'.join(chemical_symbols[z] for z in elements)} "
+                f"beyond the isolated atoms in the data ({in_words({z: single[z] for z in elements})}), which is no "
+                "bonding",
+                "are they of the same unit and method as the rest? reference energies come from them, unless with "
+                "reference_energies=least_squares",
                 evidence={"cohesion": cohesion},
             )
+            for elements, cohesion in doubtful_atoms(table.elements, table.counts, table.energy, single)
         ]
 
 

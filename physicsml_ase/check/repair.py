@@ -4,7 +4,9 @@ Nothing is guessed: units, signs and outliers stay as they are, for people to de
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from physicsml_ase.check.findings import in_number
 from physicsml_ase.check.frame import LABELS, look
 from physicsml_ase.check.report import Report
 from physicsml_ase.conventions import InputError, matrix_to_voigt
-from physicsml_ase.data.sources import Source
+from physicsml_ase.data.sources import Source, rival_keys, suggest_label_keys
 
 DROPPED = {
     "unreadable": "that can not be read",
@@ -29,8 +31,28 @@ DROPPED = {
 CUTOFF = 3.0
 
 
+@dataclass
+class Changes:
+    """What is done to the frames that stay."""
+
+    lost: int = 0
+    """Labels that are not finite, or of a wrong shape."""
+    renamed: int = 0
+    """Frames with labels that were under other names than ours."""
+    names: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Frames by (the other name, ours)."""
+    rivals: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    """Frames by (our name, the name it is taken from, another that has other values)."""
+    left: Counter[str] = field(default_factory=Counter)
+    """Frames by what extxyz can not hold."""
+
+
 def repair(report: Report, source: Source, set_: str, keys: Mapping[str, str], path: str | Path) -> list[str]:
-    """Write the frames of a set that can stay to `path`, as extxyz; returns what was done, one line each."""
+    """Write the frames of a set that can stay to `path`, as extxyz; returns what was done, one line each.
+
+    `keys` are the names of labels that were asked for, {ours: theirs}; where a frame has nothing under such a name,
+    or under ours where none was asked for, it takes what seems to be the label.
+    """
     path = written_to(path)
     dropped: dict[int, str] = {}
     disagree = {
@@ -43,20 +65,27 @@ def repair(report: Report, source: Source, set_: str, keys: Mapping[str, str], p
                     dropped.setdefault(index, finding.code)
     if len(dropped) == len(source):
         raise InputError(f"{source.name}: no frame could stay, nothing is written to {path}")
-    lost, renamed, left = [0], [0], dict[str, int]()
-    _write(_kept(source, dropped, keys, lost, renamed, left), path)
+    changes = Changes()
+    _write(_kept(source, dropped, keys, changes), path)
     done = [
         f"dropped {in_number(n)} {why}"
         for code, why in DROPPED.items()
         if (n := sum(of == code for of in dropped.values()))
     ]
-    if lost[0]:
-        done.append(f"removed {lost[0]} label{'s' * (lost[0] != 1)} that are not finite or of a wrong shape")
-    if renamed[0]:
-        names = ", ".join(f"{keys[name]} to {name}" for name in LABELS if keys.get(name, name) != name)
-        done.append(f"renamed labels in {in_number(renamed[0])}: {names}")
-    if left:
-        names = ", ".join(f"{key} of {in_number(n)}" for key, n in left.items())
+    if changes.lost:
+        done.append(
+            f"removed {changes.lost} label{'s' * (changes.lost != 1)} that are not finite or of a wrong shape"
+        )
+    if changes.renamed:
+        names = ", ".join(
+            f"{theirs} to {ours}" + f" in {n}" * (n != changes.renamed)
+            for (theirs, ours), n in changes.names.items()
+        )
+        done.append(f"renamed labels in {in_number(changes.renamed)}: {names}")
+    for (name, taken, other), n in changes.rivals.items():
+        done.append(f"took {name} of {in_number(n)} from {taken}, though {other} has other values")
+    if changes.left:
+        names = ", ".join(f"{key} of {in_number(n)}" for key, n in changes.left.items())
         done.append(f"left out, as extxyz can not hold it: {names}")
     done.append(f"wrote {in_number(len(source) - len(dropped))} to {path}; nothing else was changed")
     return done
@@ -72,27 +101,26 @@ def written_to(path: str | Path) -> Path:
 
 
 def _kept(
-    source: Source,
-    dropped: Mapping[int, str],
-    keys: Mapping[str, str],
-    lost: list[int],
-    renamed: list[int],
-    left: dict[str, int],
+    source: Source, dropped: Mapping[int, str], keys: Mapping[str, str], changes: Changes
 ) -> Iterator[Atoms]:
-    """The frames that stay, with labels under our names; counts what is done to them, and what is `left` out."""
+    """The frames that stay, with labels under our names; notes what is done to them."""
     for index in range(len(source)):
         if index in dropped:
             continue
-        frame = look(source[index], "", index, source.where(index), keys, CUTOFF)
+        original = source[index]
+        known = {**keys, **suggest_label_keys(original, keys)}
+        names = {name: known.get(name, name) for name in LABELS}
+        rivals = rival_keys(original, names)
+        frame = look(original, "", index, source.where(index), names, CUTOFF)
         atoms = frame.atoms.copy()
         others = dict(frame.atoms.calc.results) if frame.atoms.calc is not None else {}
         pairs = atoms.info.pop("key_value_pairs", None) or {}
         data = atoms.info.pop("data", None) or {}  # of a database's row
-        taken = {*LABELS, *(keys[name] for name in LABELS if name in keys)}
+        taken = {*LABELS, *names.values()}
         for key, value in data.items():
             written = _writable(value)
             if written is None:
-                left[key] = left.get(key, 0) + 1
+                changes.left[key] += 1
             elif written.ndim and len(written) == len(atoms):
                 atoms.arrays.setdefault(key, written)
             else:
@@ -118,8 +146,11 @@ def _kept(
         if frame.stress is not None:
             results["stress"] = matrix_to_voigt(frame.stress)
         atoms.calc = SinglePointCalculator(atoms, **results)
-        lost[0] += len(frame.faults)
-        renamed[0] += any(name in LABELS and keys.get(name, name) != name for name in results)
+        changes.lost += len(frame.faults)
+        renamed = [(names[name], name) for name in LABELS if name in results and names[name] != name]
+        changes.renamed += bool(renamed)
+        changes.names.update(renamed)
+        changes.rivals.update((name, names[name], rivals[name]) for name in LABELS if name in rivals)
         yield atoms
 
 

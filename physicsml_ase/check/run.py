@@ -18,9 +18,9 @@ from physicsml_ase.check.cost import cost
 from physicsml_ase.check.energies import UNITS, Energies
 from physicsml_ase.check.findings import GRADES, Finding, Places
 from physicsml_ase.check.forces import LargeForces
-from physicsml_ase.check.frame import Frame, look
+from physicsml_ase.check.frame import LABELS, Frame, look
 from physicsml_ase.check.geometry import Coverage, Geometry
-from physicsml_ase.check.labels import Labels, Theory
+from physicsml_ase.check.labels import FreeEnergy, Labels, Theory
 from physicsml_ase.check.placeholders import Placeholders
 from physicsml_ase.check.probe import Probe, Row, probe, rows
 from physicsml_ase.check.repeats import Repeats
@@ -85,10 +85,10 @@ def check_sources(
     keys = dict(label_keys or {})
     first = next(iter(sources))
     wanted = _keys(sources[first], keys)
-    assumed = {} if keys else wanted
+    assumed = {name: key for name, key in wanted.items() if name not in keys}
     coverage, repeats = Coverage(cutoff), Repeats(cutoff)
-    families: list[Family] = [Labels(assumed), Geometry(), Balance(), Energies(), LargeForces()]
-    families += [Theory(), Placeholders(), coverage]
+    families: list[Family] = [Labels(wanted, assumed), Geometry(), Balance(), Energies(), LargeForces()]
+    families += [Theory(), FreeEnergy(wanted), Placeholders(), coverage]
     samples = {set_: Sample(*sampled) for set_ in sources}
     places = {set_: _places(len(source), most) for set_, source in sources.items()}
     unreadable = Places()
@@ -178,21 +178,20 @@ def _looked_at_again(
     return found + (rows(fit, batch) if batch else [])
 
 
-def _keys(source: Source, given: dict[str, str]) -> dict[str, str]:
-    """The names to look under: those given, or where no frame of a sample has ours, what it seems to have."""
-    if given:
-        return given
-    suggested: dict[str, str] = {}
+def _keys(source: Source, given: Mapping[str, str]) -> dict[str, str]:
+    """The names to look under: those given, and of a label that no frame of a sample has under ours, what it has."""
+    open_ = set(LABELS) - set(given)
+    suggested = dict[str, str]()
     for index in _places(len(source), LOOKED_AT).tolist():
+        if not open_:
+            break
         try:
             atoms = source[index]
         except InputError:
             continue
-        found = available_keys(atoms)
-        if {"energy", "forces"} & set[str]().union(*found.values()):
-            return {}
-        suggested = suggested or suggest_label_keys(atoms)
-    return suggested
+        open_ -= set[str]().union(*available_keys(atoms).values())
+        suggested = suggest_label_keys(atoms) | suggested
+    return {**given, **{name: suggested[name] for name in LABELS if name in open_ & set(suggested)}}
 
 
 def _places(count: int, most: int | None) -> NDArray[np.int64]:

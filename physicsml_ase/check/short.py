@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 
+from physicsml_ase.check.frame import LABELS
 from physicsml_ase.check.run import check_sources
 from physicsml_ase.data.sources import Source
 
@@ -24,6 +25,7 @@ SAID = {
     "no-forces",
     "energy-outliers",
     "large-forces",
+    "isolated-atoms",
     "unseen-elements",
     "near-leakage",
 }
@@ -35,6 +37,7 @@ def tell(sources: Mapping[str, Mapping[str, Source]], cutoff: float, label_keys:
 
     Named sources are checked by themselves: their labels may differ.
     """
+    label_keys = {name: name for name in LABELS} | dict(label_keys)  # nothing is judged that is not learned
     names = list(dict.fromkeys(name for of in sources.values() for name in of))
     for name in names:
         given = {set_: of[name] for set_, of in sources.items() if name in of}

@@ -59,7 +59,7 @@ def check(
         width = shutil.get_terminal_size((110, 40)).columns
         typer.echo(report.text(max(width, 60), color=sys.stdout.isatty()), nl=False)
     if fix is not None:
-        for line in repair(report, sources["train"], "train", report.keys, fix):
+        for line in repair(report, sources["train"], "train", keys, fix):
             typer.echo(line, err=as_json)
     if report.errors:
         raise typer.Exit(FOUND)

@@ -18,6 +18,7 @@ from physicsml_ase.data.sources import (
     Source,
     available_keys,
     describe_missing,
+    gradient_keys,
     rival_keys,
     suggest_label_keys,
 )
@@ -71,15 +72,18 @@ def resolve_labels(config: DataModuleConfig, sources: Sequence[Source]) -> tuple
         names = [label.name for label in named]
         if not {"energy", "forces"} & set(names):
             lacking = [label.key for label in known[:2]]
-            raise InputError(describe_missing(sources[0][0], lacking, sources[0].name))
+            raise InputError(
+                describe_missing(sources[0][0], lacking, sources[0].name, also=[x.name for x in known])
+            )
         log.info("labels found and learned: %s", ", ".join(names))
         if len(names) < len(known) and max(map(len, sources)) > SEARCHED:
             log.info("other labels were looked for in %d frames of each source only", SEARCHED)
+        others = _tell_of_others(known, set(names), sources)
         if "forces" not in names:
             log.warning(
-                "the training data have no forces: only energies are learned, which needs many more structures"
+                "the training data have no forces%s: only energies are learned, which needs many more structures",
+                f" but {others['forces']}" if "forces" in others else "",
             )
-        _tell_of_others({label.key for label in named}, sources)
         _tell_of_gradients(set(names), sources)
         _tell_of_rivals({label.name for label in named if label.key == label.name}, sources)
     if "energy" not in [label.name for label in named] and {"forces", "stress"} & {x.name for x in named}:
@@ -217,26 +221,27 @@ def _tell_of_rivals(used: set[str], sources: Sequence[Source]) -> None:
 
 def _tell_of_gradients(names: set[str], sources: Sequence[Source]) -> None:
     """A hint where virials or gradients are there and what they could be made into is not."""
-    keys = set[str]().union(*available_keys(sources[0][0]).values())
-    for word, name, what in (
-        ("virial", "stress", "-virial / volume [eV/Å³]"),
-        ("gradient", "forces", "-gradient [eV/Å]"),
-    ):
-        found = sorted(key for key in keys if word in key.lower())
-        if found and name not in names:
-            log.warning("%s has %s, which is not used: write %s = %s", sources[0].name, found[0], name, what)
+    for name, (key, how) in gradient_keys(sources[0][0]).items():
+        if name not in names:
+            log.warning("%s has %s, which is not used: write %s = %s", sources[0].name, key, name, how)
 
 
-def _tell_of_others(used: set[str], sources: Sequence[Source]) -> None:
-    """A hint where part of the frames keeps a label under another name."""
+def _tell_of_others(labels: Sequence[Label], learned: set[str], sources: Sequence[Source]) -> dict[str, str]:
+    """A hint where frames keep these labels under other names than those asked for; {our name: the first other}."""
+    asked = {label.name: label.key for label in labels}
+    others = dict[str, str]()
     for source, i in _sample(sources):
-        found = suggest_label_keys(source[i]).items()
-        others = {ours: key for ours, key in found if ours in DEFAULT and key not in used}
-        if others:
-            pairs = ", ".join(f"{ours}: {key}" for ours, key in others.items())
+        found = suggest_label_keys(source[i], asked).items()
+        new = {name: key for name, key in found if name in asked and name not in others}
+        if new:
+            pairs = ", ".join(f"{ours}: {key}" for ours, key in new.items())
             log.warning(
-                "%s has other keys (%s), which are not used unless named by label_keys",
+                "%s has other keys (%s), which are not used%s",
                 source.where(i),
                 pairs,
+                ", as others have those asked for: 'physicsml-ase check FILE --fix OUT.xyz' writes all under ours"
+                if learned & set(new)
+                else " unless named by label_keys",
             )
-            return
+            others |= new
+    return others

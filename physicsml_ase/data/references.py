@@ -53,11 +53,7 @@ def reference_energies(
     if wanted is not None and not isinstance(wanted, str):
         return References(_given(elements, wanted), "as given")
     known = np.isfinite(energy)
-    single = {
-        z: float(np.median(energy[rows]))
-        for k, z in enumerate(elements)
-        if (rows := known & isolated & (counts[:, k] > 0)).any()
-    }
+    single = isolated_energies(elements, counts, energy, isolated)
     if wanted == "isolated_atoms" and (lacking := set(elements) - set(single)):
         raise InputError(
             "reference_energies=isolated_atoms: the training data have no isolated "
@@ -74,11 +70,23 @@ def reference_energies(
     chosen = chosen[:: max(1, -(-len(chosen) // ENOUGH))]
     of_others, rest = counts[chosen][:, others], (energy - of_single)[chosen]
     how = _by_fit(of_others)
-    solution = _robust_fit(of_others, rest) if len(chosen) else np.zeros(len(others))
+    solution = robust_fit(of_others, rest) if len(chosen) else np.zeros(len(others))
     energies = single | dict(zip([elements[k] for k in others], solution.tolist()))
     if single:
         how = f"of {_symbols(single)} from isolated atoms in the data, of the others {how}"
     return References({z: energies[z] for z in elements}, how)
+
+
+def isolated_energies(
+    elements: tuple[int, ...], counts: Floats, energy: Floats, isolated: Mask
+) -> dict[int, float]:
+    """Energies of isolated atoms [eV] by atomic number, of those elements that have them."""
+    known = np.isfinite(energy) & isolated
+    return {
+        z: float(np.median(energy[rows]))
+        for k, z in enumerate(elements)
+        if (rows := known & (counts[:, k] > 0)).any()
+    }
 
 
 def in_words(energies: Mapping[int, float]) -> str:
@@ -121,7 +129,7 @@ def _by_fit(counts: Floats) -> str:
     return f"{how}, whose compositions do not tell the elements' energies apart"
 
 
-def _robust_fit(counts: Floats, energy: Floats) -> Floats:
+def robust_fit(counts: Floats, energy: Floats) -> Floats:
     """Energy of each element, (Z,), from compositions (S, Z) and energies (S,)."""
     sizes = counts.sum(1)
     fractions, per_atom = counts / sizes[:, None], energy / sizes

@@ -12,8 +12,9 @@ from ase.data import chemical_symbols
 
 from physicsml_ase.conventions import InputError
 from physicsml_ase.data.frames import Recipe
+from physicsml_ase.data.isolated import doubtful_atoms
 from physicsml_ase.data.outliers import Limits, find_limits, find_outliers, residual_energy
-from physicsml_ase.data.references import Wanted, in_words, reference_energies
+from physicsml_ase.data.references import Wanted, in_words, isolated_energies, reference_energies
 from physicsml_ase.data.survey import Floats, Survey
 from physicsml_ase.domain import Domain
 
@@ -58,6 +59,8 @@ def resolve_domain(survey: Survey, recipe: Recipe, references_wanted: Wanted = N
     references = reference_energies(
         survey.elements, survey.counts, survey.column("energy"), isolated, references_wanted
     )
+    if references_wanted in (None, "isolated_atoms"):
+        _doubt_isolated_atoms(survey)
     residual = residual_energy(survey, references.energies)
     limits = find_limits(survey, residual)
     outliers = find_outliers(survey, residual, limits)
@@ -99,6 +102,23 @@ def resolve_domain(survey: Survey, recipe: Recipe, references_wanted: Wanted = N
         cell=recipe.cell,
     )
     return Statistics(domain, references.how, limits)
+
+
+def _doubt_isolated_atoms(survey: Survey) -> None:
+    """Warn of isolated atoms from whose energies the structures can not have been bound."""
+    isolated, energy, counts = survey.isolated, survey.column("energy"), survey.counts
+    single = isolated_energies(survey.elements, counts, energy, isolated)
+    rows = ~isolated & np.isfinite(energy)
+    for elements, cohesion in doubtful_atoms(survey.elements, counts[rows], energy[rows], single):
+        of_them = counts[:, [survey.elements.index(z) for z in elements]].any(1)
+        where = survey.where(int(np.flatnonzero(isolated & np.isfinite(energy) & of_them)[0]))
+        log.warning(
+            "isolated atoms (%s; %s): in structures each such atom has %+.4g eV beyond that, which is no bonding; if "
+            "they are of another unit or method, remove them, or set reference_energies=least_squares",
+            in_words({z: single[z] for z in elements}),
+            where if len(elements) == 1 else f"{where}, ...",
+            cohesion,
+        )
 
 
 def _suggest_cutoff(neighbors: float, cutoff: float) -> None:

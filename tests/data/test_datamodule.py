@@ -82,6 +82,27 @@ def test_unfound_labels_list_what_was_found_and_how_to_name_it() -> None:
         _ = module(frames).labels
     with pytest.raises(InputError, match=r"no dipole in .* found .*energy"):
         _ = module(molecules(12), {"y_graph_vector": "dipole"}).labels
+    for atoms in frames:
+        atoms.info["REF_stress"] = np.zeros(6)
+    with pytest.raises(InputError, match=r"\{energy: REF_energy, forces: REF_forces, stress: REF_stress\}'"):
+        _ = module(frames).labels
+
+
+def test_one_label_of_another_name(caplog: pytest.LogCaptureFixture) -> None:
+    frames = molecules(6)
+    for k, atoms in enumerate(frames):
+        atoms.arrays["DFT_forces"] = atoms.calc.results.pop("forces")
+        if k:  # not of the first that has other names
+            atoms.info["REF_stress"] = np.zeros(6)
+    assert names(module(frames)) == [("energy", "energy")]
+    assert "structure 0 has other keys (forces: DFT_forces), which are not used" in caplog.text
+    assert "structure 1 has other keys (stress: REF_stress), which are not used" in caplog.text
+    assert "the training data have no forces but DFT_forces: only energies" in caplog.text
+    assert "--fix" not in caplog.text
+    mixed = [*molecules(3), *renamed(molecules(3), "REF_energy", "REF_forces")]
+    assert names(module(mixed)) == [("energy", "energy"), ("forces", "forces")]
+    assert "(energy: REF_energy, forces: REF_forces), which are not used, as others have" in caplog.text
+    assert "'physicsml-ase check FILE --fix OUT.xyz' writes all under ours" in caplog.text
 
 
 @pytest.mark.parametrize(

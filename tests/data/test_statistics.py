@@ -44,6 +44,13 @@ def relabelled(count: int = 40, noise: float = 0.0, force: float = 1.5) -> list[
     return frames
 
 
+def bound(frames: list[Atoms]) -> list[Atoms]:
+    """The same with 4.5 eV less for each atom."""
+    for atoms in frames:
+        atoms.calc.results["energy"] -= 4.5 * len(atoms)
+    return frames
+
+
 def lone(symbol: str, energy: float) -> Atoms:
     return with_labels(Atoms(symbol), energy=energy, forces=np.zeros((1, 3)))
 
@@ -127,6 +134,45 @@ def test_an_element_without_any_energy_has_none_to_fit() -> None:
     domain, how, _ = resolved(frames)
     assert domain.atomic_energies == {1: -13.6, 8: 0.0}
     assert how == "of H from isolated atoms in the data, of the others zero, for want of energies"
+
+
+@pytest.mark.parametrize("symbol", ["H", "C", "O"])
+@pytest.mark.parametrize("others", [True, False])
+@pytest.mark.parametrize("factor", [0.0, 1 / 27.2114])
+def test_a_wrong_isolated_atom_is_warned_of(
+    symbol: str, others: bool, factor: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = bound(relabelled(noise=0.05))
+    alone = [
+        lone(s, e * (factor if s == symbol else 1)) for s, e in REFERENCE.items() if others or s == symbol
+    ]
+    resolved([*frames, *alone])
+    (said,) = [m for m in caplog.messages if "isolated atoms (" in m]
+    place = f"structure {len(frames) + [a.symbols[0] for a in alone].index(symbol)}"
+    assert said.startswith(f"isolated atoms ({symbol} {0 + factor * REFERENCE[symbol]:.6g} eV; {place}): in ")
+    assert "set reference_energies=least_squares" in said
+    for wanted in ("least_squares", REFERENCE):
+        caplog.clear()
+        resolved([*frames, *alone], wanted)
+        assert "isolated atoms (" not in caplog.text
+
+
+def test_where_compositions_do_not_tell_isolated_atoms_are_judged_together(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    water = [a for a in bound(relabelled()) if len(a) == 3]
+    resolved([*water, lone("H", ALONE[1]), lone("O", ALONE[8])])
+    resolved([*water, lone("O", 0.0)])  # what hydrogen has is open
+    assert "isolated atoms (" not in caplog.text
+    resolved([*water, lone("H", ALONE[1]), lone("O", 0.0)])
+    assert f"isolated atoms (H -13.6 eV, O 0 eV; structure {len(water)}, ...): in structures" in caplog.text
+
+
+def test_right_isolated_atoms_are_not_doubted(caplog: pytest.LogCaptureFixture) -> None:
+    frames = bound(relabelled(noise=0.3))
+    for some in (REFERENCE, {"H": -13.6}, {"C": -1029.5, "O": -2041.0}):
+        resolved([*frames, *(lone(symbol, energy) for symbol, energy in some.items())])
+    assert "isolated atoms (" not in caplog.text
 
 
 def test_isolated_atoms_do_not_enter_scales() -> None:

@@ -1,7 +1,7 @@
 """What a structure carries that could be a label, and what a user probably means by it."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from ase import Atoms
@@ -24,11 +24,17 @@ STEMS = {
 """How people name the properties. Virials and gradients have another unit or sign, so they are not here."""
 
 GRADIENT = re.compile(r"virial|gradient", re.I)
+CONVERTED = {
+    "virial": ("stress", "-virial / volume [eV/Å³]"),
+    "gradient": ("forces", "-gradient [eV/Å]"),
+}
+"""What such a quantity can be made into, and how."""
 
 OTHER = re.compile(
     r"free|kin|formation|per_?atom|atomi[cs]|error|std|var|weight|shift|uncert|delta|pred"
     r"|hull|dispers|cohes|binding|adsor|interact|correct|initial"
-    r"|homo|lumo|fermi|excit|band_?gap|zero_?point|constant",
+    r"|homo|lumo|fermi|excit|band_?gap|zero_?point|constant"
+    r"|extern|bias|spring|strain|mask|residual|solvation|reaction|cut_?off|(^|_)(max|min|mean|rms)(_|$)",
     re.I,
 )
 """Names that contain a stem but mean something else."""
@@ -50,24 +56,42 @@ def available_keys(atoms: Atoms) -> dict[str, dict[str, Shape]]:
     return {place: keys for place, keys in found.items() if keys}
 
 
-def suggest_label_keys(atoms: Atoms) -> dict[str, str]:
-    """{our name: the user's key} for the known properties that are there under another name only."""
-    fitting = _fitting(atoms)
+def suggest_label_keys(atoms: Atoms, asked: Mapping[str, str] | None = None) -> dict[str, str]:
+    """{our name: the user's key} for the known properties that are there, but not under the name `asked` for.
+
+    That is ours where none was asked.
+    """
+    asked = asked or {}
+    there = set[str]().union(*available_keys(atoms).values())
     return {
-        name: min(keys, key=lambda key: (key.lower() != name, len(key), key))
-        for name, keys in fitting.items()
-        if name not in keys and keys
+        name: min(keys, key=lambda key: (key != name, key.lower() != name, len(key), key))
+        for name, keys in _fitting(atoms).items()
+        if keys and asked.get(name, name) not in there
     }
 
 
-def rival_keys(atoms: Atoms) -> dict[str, str]:
-    """{our name: another key} for known properties that are there under our name and, with other values, another."""
+def gradient_keys(atoms: Atoms) -> dict[str, tuple[str, str]]:
+    """{our name: (key, how to make ours of it)} for the virials and gradients that are there."""
+    keys = sorted(
+        key for of in available_keys(atoms).values() for key, shape in of.items() if shape is not None
+    )
+    return {
+        name: (found[0], how)
+        for word, (name, how) in CONVERTED.items()
+        if (found := [key for key in keys if word in key.lower()])
+    }
+
+
+def rival_keys(atoms: Atoms, asked: Mapping[str, str] | None = None) -> dict[str, str]:
+    """{our name: another key} for known properties that are there under the name `asked` for and, with other
+    values, another; that is ours where none was asked."""
     rivals = {}
     for name, keys in _fitting(atoms).items():
-        ours = _value(atoms, name) if name in keys else None
+        first = (asked or {}).get(name, name)
+        ours = _value(atoms, first)
         for key in keys:
             theirs = _value(atoms, key)
-            if key != name and ours is not None and theirs is not None and ours.size == theirs.size:
+            if key != first and ours is not None and theirs is not None and ours.size == theirs.size:
                 unlike = ~np.isclose(ours.ravel(), theirs.ravel(), rtol=1e-6, atol=1e-6, equal_nan=True)
                 if unlike.any():
                     rivals[name] = key
@@ -117,9 +141,16 @@ def _value(atoms: Atoms, key: str) -> NDArray[np.float64] | None:
 
 
 def describe_missing(
-    atoms: Atoms, names: Sequence[str], where: str, option: str = "datamodule.label_keys"
+    atoms: Atoms,
+    names: Sequence[str],
+    where: str,
+    option: str = "datamodule.label_keys",
+    also: Sequence[str] = (),
 ) -> str:
-    """A message for labels that a structure lacks: what it has instead, and the option that names it."""
+    """A message for labels that a structure lacks: what it has instead, and the option that names it.
+
+    Labels in `also` may be lacking; where they seem to be there, the option names them too.
+    """
     found = [
         f"{place}: {', '.join(key for key in keys if key != 'unique_id')}"
         for place, keys in available_keys(atoms).items()
@@ -127,8 +158,8 @@ def describe_missing(
     ]
     bare = "no labels at all: give files with the results of reference calculations"
     message = f"no {', '.join(names)} in {where}; found {'; '.join(found) or bare}"
-    keys = {name: key for name, key in suggest_label_keys(atoms).items() if name in names}
-    if not keys:
+    keys = {name: key for name, key in suggest_label_keys(atoms).items() if name in {*names, *also}}
+    if not set(names) & set(keys):
         return message
     return f"{message}; name them with '{option}={{{', '.join(f'{k}: {v}' for k, v in keys.items())}}}'"
 
