@@ -330,13 +330,21 @@ def test_md(thermostat: str, ckpt: Path) -> None:
     assert len(ase.io.read("md.traj", ":")) == 3
 
 
+def test_md_of_no_steps_says_so(ckpt: Path) -> None:
+    """A length in fs, or one shorter than a step."""
+    for length in ("0", "0.0004"):
+        result = run("md", ckpt, f"{ALLOY}@0", "--time-ps", length, "--no-restart")
+        assert "warning: nothing moves: the length asked for is 0 steps of 1 fs" in result.stderr
+        assert len(ase.io.read("md.traj", ":")) == 1
+
+
 def test_md_refused(ckpt: Path) -> None:
     def message(*more: str) -> str:
         return error_of(run("md", ckpt, f"{ALLOY}@0", *more))
 
     assert "use langevin, nve" in message("--thermostat", "warm")
     assert "name ends in .traj" in message("-o", "md.pdb")
-    assert "must not be negative" in message("--time-ps", "-1")
+    assert "time_ps must not be negative: -1.0" in message("--time-ps", "-1")
     assert "use float32 or float64" in message("--dtype", "float16")
     ase.io.write("other.traj", ase.io.read(ALLOY, 1))
     assert "--no-restart" in message("-o", "other.traj")
