@@ -285,7 +285,10 @@ def test_evaluate_by_other_keys(ckpt: Path) -> None:
         atoms.info["REF_energy"] = atoms.calc.results["energy"]
         atoms.calc = None
     ase.io.write("a.xyz", frames)
-    assert "label_keys={energy: REF_energy}' (--label-key NAME=KEY)" in run("evaluate", ckpt, "a.xyz").stderr
+    nothing = error_of(run("evaluate", ckpt, "a.xyz", "-o", "errors"))
+    assert "nothing to compare with: no energy, forces, stress in a.xyz frame 0; found info: " in nothing
+    assert "label_keys={energy: REF_energy}' (--label-key NAME=KEY)" in nothing
+    assert not Path("errors").exists()
     assert "meV/atom" in run("evaluate", ckpt, "a.xyz", "--label-key", "energy=REF_energy").stdout
     assert "NAME=KEY, such as" in error_of(run("evaluate", ckpt, "a.xyz", "--label-key", "energy"))
     assert "enthalpy is not a label" in error_of(run("evaluate", ckpt, "a.xyz", "--label-key", "enthalpy=H"))

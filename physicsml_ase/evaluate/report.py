@@ -102,12 +102,10 @@ class Evaluation:
         notes = "".join(f"note: {note}\n" for note in self.notes)
         _write_text(directory / "metrics.txt", self.table() + notes)
         write_frames(self.frames(), directory / "predictions.xyz")
-        if any(quantity.structures for quantity in self.quantities.values()):
-            from physicsml_ase.plots import parity_figure, save
+        from physicsml_ase.plots import parity_figure, save
 
-            save(parity_figure(self), directory / "parity.png")
+        save(parity_figure(self), directory / "parity.png")
         if any(len(c) for c in self.calibrations.values()):
-            from physicsml_ase.plots import save
             from physicsml_ase.plots.calibration import calibration_figure
 
             save(calibration_figure(self.calibrations), directory / "calibration.png")
