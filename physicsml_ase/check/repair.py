@@ -31,7 +31,7 @@ CUTOFF = 3.0
 
 def repair(report: Report, source: Source, set_: str, keys: Mapping[str, str], path: str | Path) -> list[str]:
     """Write the frames of a set that can stay to `path`, as extxyz; returns what was done, one line each."""
-    path = written_to(path)
+    path = written_to(path, source)
     dropped: dict[int, str] = {}
     disagree = {
         i for f in report.findings if f.code == "disagreeing-duplicates" for s, i in f.frames if s == set_
@@ -62,12 +62,14 @@ def repair(report: Report, source: Source, set_: str, keys: Mapping[str, str], p
     return done
 
 
-def written_to(path: str | Path) -> Path:
-    """The path, if repaired data can go there."""
+def written_to(path: str | Path, *sources: Source) -> Path:
+    """The path, if data repaired from `sources` can go there."""
     if Path(path).suffix not in (".xyz", ".extxyz"):
         raise InputError(
             f"{path}: repaired data are written as extxyz, so the name must end in .xyz or .extxyz"
         )
+    if any(source.reads(path) for source in sources):
+        raise InputError(f"{path}: is one of the files that are checked; give another name")
     return Path(path)
 
 
