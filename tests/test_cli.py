@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -362,8 +363,33 @@ def test_the_structures_own_file_is_spared(verb: tuple[str, ...], ckpt: Path) ->
     last = () if verb[-1] == "--trajectory" else ("-o",)
     for structure in ("own.xyz", "own.xyz@0"):
         message = error_of(run(verb[0], ckpt, structure, *verb[1:], *last, "./own.xyz"))
-        assert "is the file of the structure itself" in message
+        assert "is a file that is read here; give another name with" in message
     assert Path("own.xyz").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("md", "own.ckpt", "own.xyz", "--log", "own.ckpt"),
+        ("md", f"{ALLOY},./own.ckpt", "own.xyz", "--log", "own.ckpt"),
+        ("md", "own.ckpt", "own.xyz", "--log", "own.xyz"),
+        ("md", "own.ckpt", "own.xyz", "--time-ps", "0.001", "--log", "other.ckpt"),
+        ("relax", "own.ckpt", "own.xyz@0", "--trajectory", "own.xyz"),
+        ("evaluate", "own.ckpt", "errors/predictions.xyz", "-o", "errors"),
+        ("predict", "own.ckpt", "own.xyz", "-o", "own.xyz"),
+        ("import", "mace", "own.ckpt", "-o", "own.ckpt"),
+        ("export", "own.pt2", "-o", "own.pt2"),
+    ],
+)
+def test_what_a_verb_reads_is_not_written_over(arguments: tuple[str, ...], ckpt: Path) -> None:
+    Path("errors").mkdir()
+    for name in ("own.ckpt", "other.ckpt", "own.pt2"):
+        shutil.copy(ckpt, name)
+    for name in ("own.xyz", "errors/predictions.xyz"):
+        ase.io.write(name, ase.io.read(ALLOY, ":2"))
+    before = {path: path.read_bytes() for path in Path().rglob("*.*")}
+    assert re.search("another (name|one|folder)", error_of(run(*arguments)))
+    assert before == {path: path.read_bytes() for path in Path().rglob("*.*")}
 
 
 def test_relax(ckpt: Path) -> None:

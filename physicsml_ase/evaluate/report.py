@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ase import Atoms
 
-from physicsml_ase.conventions import Label
+from physicsml_ase.conventions import InputError, Label
 from physicsml_ase.data.sources import Source
 from physicsml_ase.domain import Domain
 from physicsml_ase.evaluate.calibration import Calibration
@@ -96,6 +96,7 @@ class Evaluation:
         """Write `metrics.json`, `metrics.txt`, `predictions.xyz`, `parity.png`, and `calibration.png` where there are
         uncertainties, each complete or not at all."""
         directory = Path(directory)
+        refuse_own_folder(self.source, directory)
         directory.mkdir(parents=True, exist_ok=True)
         numbers = json.dumps(self.metrics, indent=2, ensure_ascii=False, allow_nan=False)
         _write_text(directory / "metrics.json", numbers + "\n")
@@ -109,6 +110,12 @@ class Evaluation:
             from physicsml_ase.plots.calibration import calibration_figure
 
             save(calibration_figure(self.calibrations), directory / "calibration.png")
+
+
+def refuse_own_folder(source: Source, directory: Path) -> None:
+    """Raise `InputError` where `Evaluation.write` would write over what is evaluated."""
+    if source.reads(directory / "predictions.xyz"):
+        raise InputError(f"{directory / 'predictions.xyz'}: is what is evaluated; give another folder (-o)")
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -18,6 +18,8 @@ class LogFile:
         header = "# " + " ".join(f"{name:>{WIDTH}}" for name in columns)[2:] + "\n"
         if not path.name or path.is_dir():
             raise InputError(f"{path}: is a folder; give the log a file's name")
+        if path.suffix in (".ckpt", ".pt2"):
+            raise InputError(f"{path}: is the name of a model; give the log another one")
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [header]
         if continue_from is not None and path.exists():
