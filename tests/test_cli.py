@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -105,6 +106,33 @@ def test_what_is_the_users_has_no_traceback(
     assert result.exit_code == status
     assert result.stderr.splitlines()[-1].startswith(words)
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "limit"),
+    [
+        (("predict", "model.ckpt", FEW, "-o", "out.xyz"), "out.xyz", 2000),
+        (("evaluate", "model.ckpt", FEW, "-o", "out"), "out/metrics.json", 100),
+        (("check", FEW, "--fix", "out.xyz"), "out.xyz", 2000),
+        (("md", "model.ckpt", FEW, "-o", "out.traj"), "out.traj", 3000),
+        (("md", "model.ckpt", FEW, "-o", "out.xyz"), "out.xyz", 3000),
+        (("md", "model.ckpt", FEW, "--log", "out.txt", "--every", "1"), "out.txt", 300),
+    ],
+)
+def test_a_full_disk_names_the_file(arguments: tuple[str, ...], name: str, limit: int, ckpt: Path) -> None:
+    """As does a limit of the system's on the size of files."""
+    shutil.copy(ckpt, "model.ckpt")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        result = run(*arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == f"error: {name}: File too large"
+    assert not list(Path().rglob(".*"))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes"), KeyError("x"), OSError("of no number")])

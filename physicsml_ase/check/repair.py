@@ -18,6 +18,7 @@ from physicsml_ase.check.frame import LABELS, look
 from physicsml_ase.check.report import Report
 from physicsml_ase.conventions import InputError, matrix_to_voigt
 from physicsml_ase.data.sources import Source
+from physicsml_ase.data.sources.files import naming
 
 DROPPED = {
     "unreadable": "that can not be read",
@@ -139,7 +140,7 @@ def _write(frames: Iterator[Atoms], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with beside.open("w", encoding="utf-8") as stream:
+        with naming(path), beside.open("w", encoding="utf-8") as stream:
             for atoms in frames:
                 write_xyz(stream, atoms)
         os.replace(beside, path)

@@ -119,6 +119,7 @@ def relax(
     import ase.io
 
     from physicsml_ase import simulate
+    from physicsml_ase.data.sources.files import naming
 
     _check_format(output)
     outputs = {"-o": output, "--trajectory": trajectory}
@@ -139,7 +140,8 @@ def relax(
         pressure_GPa=pressure,
         trajectory=trajectory,
     )
-    ase.io.write(output, result.atoms)
+    with naming(Path(output)):
+        ase.io.write(output, result.atoms)
     typer.echo(f"{result.in_words()}; written to {output}")
     if not result.converged:
         raise typer.Exit(NOT_CONVERGED)

@@ -10,6 +10,7 @@ from ase import Atoms
 
 from physicsml_ase.conventions import InputError, Label
 from physicsml_ase.data.sources import Source
+from physicsml_ase.data.sources.files import naming
 from physicsml_ase.domain import Domain
 from physicsml_ase.evaluate.calibration import Calibration
 from physicsml_ase.evaluate.errors import Quantity
@@ -120,5 +121,9 @@ def refuse_own_folder(source: Source, directory: Path) -> None:
 
 def _write_text(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    try:
+        with naming(path):
+            beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)

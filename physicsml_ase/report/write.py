@@ -9,6 +9,7 @@ import numpy as np
 
 from physicsml_ase.conventions import InputError
 from physicsml_ase.data.sources import Source
+from physicsml_ase.data.sources.files import naming
 from physicsml_ase.evaluate import Evaluation, evaluate
 from physicsml_ase.report import figures, sections
 from physicsml_ase.report.frames import Errors, errors_of
@@ -52,7 +53,8 @@ def write_report(
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_text(page(f"Report of {root.name}", body), encoding="utf-8")
+        with naming(path):
+            beside.write_text(page(f"Report of {root.name}", body), encoding="utf-8")
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
