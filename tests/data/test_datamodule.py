@@ -329,6 +329,17 @@ def test_unknown_elements_are_refused_in_every_other_set() -> None:
         more.resolve()
 
 
+@pytest.mark.parametrize("number", [0, 119, 300])
+def test_atoms_of_no_element_are_refused(number: int) -> None:
+    frames = molecules(10)
+    frames[7].numbers[2] = number
+    message = rf"structure 7: atomic number {number} \(atom 2\) is of no element"
+    with pytest.raises(InputError, match=message + (r"; remove ghost atoms \(X\)$" if number == 0 else "$")):
+        module(frames).resolve()
+    with pytest.raises(InputError, match="is of no element"):
+        module(molecules(10), validation=frames).resolve()
+
+
 def test_the_number_of_elements_must_not_contradict_the_data() -> None:
     assert module(molecules(10), {"num_elements": 4}).domain.elements == (1, 6, 7, 8)
     with pytest.raises(InputError, match=r"num_elements: 5.*have 4 elements"):
