@@ -130,6 +130,18 @@ def test_a_matrix_that_looks_like_stress_must_be_said_to_be() -> None:
         _ = module(frames, slots).labels
 
 
+@pytest.mark.parametrize(("skew", "told"), [(0.5, True), (0.005, False)])
+def test_matrices_that_are_not_symmetric_are_told(
+    skew: float, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = molecules(10)
+    for k, atoms in enumerate(frames):
+        atoms.info["alpha"] = np.eye(3) + (k == 9) * skew * np.eye(3, k=1)
+    assert names(module(frames, {"y_graph_tensor": "alpha"})) == [("alpha", "alpha")]
+    line = f"structure 9: alpha is not symmetric (by {skew / 2:.3g} of 1): only its symmetric part can be learned"
+    assert (line in caplog.text) is told
+
+
 @pytest.mark.parametrize(
     ("slots", "learned"),
     [
