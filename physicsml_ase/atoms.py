@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 from ase import Atoms
+from ase.data import chemical_symbols
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -49,6 +50,7 @@ def to_graph(
     periodic = np.array(atoms.pbc if pbc is None else pbc, dtype=bool)
     if len(atoms) == 0:
         raise InputError(f"{where}: has no atoms; remove it")
+    refuse_no_element(atoms.numbers, f"{where}: ")
     try:
         neighbors = neighbor_list(atoms.positions, box, periodic, cutoff, self_interaction)
     except InputError as error:
@@ -62,6 +64,15 @@ def to_graph(
         for label in labels
     }
     return build_graph(atoms.numbers, atoms.positions, box, periodic, neighbors, inputs, targets)
+
+
+def refuse_no_element(numbers: NDArray[np.integer], where: str = "") -> None:
+    """Raise `InputError` for atomic numbers, (N,), of no element, as ASE's 0 of ghost atoms."""
+    known = (numbers > 0) & (numbers < len(chemical_symbols))
+    if not known.all():
+        atom = int(known.argmin())
+        ghosts = "; remove ghost atoms (X)" if numbers[atom] == 0 else ""
+        raise InputError(f"{where}atomic number {numbers[atom]} (atom {atom}) is of no element{ghosts}")
 
 
 def build_graph(

@@ -123,6 +123,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         what = "is a folder; name the model.ckpt in it" if path.is_dir() else "no such checkpoint"
         raise InputError(f"{path}: {what}")
+    if _is_exported(path):
+        raise InputError(
+            f"{path}: is an exported package, for md, relax and the calculator; give the checkpoint it was made from"
+        )
     _refuse_inflated(path)
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
@@ -161,6 +165,15 @@ def _is_zip(path: Path) -> bool:
     try:
         return zipfile.is_zipfile(path)
     except Exception:  # of crafted ends of a file
+        return False
+
+
+def _is_exported(path: Path) -> bool:
+    """Whether a file is a package (`backends.package`), which holds a checkpoint and is none."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return any(name.endswith("/extra/package.json") for name in file.namelist())
+    except Exception:  # zipfile raises many kinds for what is no archive, or a crafted one
         return False
 
 

@@ -514,7 +514,7 @@ def test_one_structure_can_be_predicted(calc):
     assert alone["energy"] == listed["energy"]
 
 
-@pytest.mark.parametrize("number", [-1, 119, 500])
+@pytest.mark.parametrize("number", [-1, 0, 119, 500])
 def test_numbers_of_no_element(calc, number):
     atoms = structures()["molecule"]
     atoms.numbers[1] = number

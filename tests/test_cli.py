@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,6 +106,33 @@ def test_what_is_the_users_has_no_traceback(
     assert result.exit_code == status
     assert result.stderr.splitlines()[-1].startswith(words)
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "limit"),
+    [
+        (("predict", "model.ckpt", FEW, "-o", "out.xyz"), "out.xyz", 2000),
+        (("evaluate", "model.ckpt", FEW, "-o", "out"), "out/metrics.json", 100),
+        (("check", FEW, "--fix", "out.xyz"), "out.xyz", 2000),
+        (("md", "model.ckpt", FEW, "-o", "out.traj"), "out.traj", 3000),
+        (("md", "model.ckpt", FEW, "-o", "out.xyz"), "out.xyz", 3000),
+        (("md", "model.ckpt", FEW, "--log", "out.txt", "--every", "1"), "out.txt", 300),
+    ],
+)
+def test_a_full_disk_names_the_file(arguments: tuple[str, ...], name: str, limit: int, ckpt: Path) -> None:
+    """As does a limit of the system's on the size of files."""
+    shutil.copy(ckpt, "model.ckpt")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        result = run(*arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == f"error: {name}: File too large"
+    assert not list(Path().rglob(".*"))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes"), KeyError("x"), OSError("of no number")])
@@ -285,7 +314,10 @@ def test_evaluate_by_other_keys(ckpt: Path) -> None:
         atoms.info["REF_energy"] = atoms.calc.results["energy"]
         atoms.calc = None
     ase.io.write("a.xyz", frames)
-    assert "label_keys={energy: REF_energy}' (--label-key NAME=KEY)" in run("evaluate", ckpt, "a.xyz").stderr
+    nothing = error_of(run("evaluate", ckpt, "a.xyz", "-o", "errors"))
+    assert "nothing to compare with: no energy, forces, stress in a.xyz frame 0; found info: " in nothing
+    assert "label_keys={energy: REF_energy}' (--label-key NAME=KEY)" in nothing
+    assert not Path("errors").exists()
     assert "meV/atom" in run("evaluate", ckpt, "a.xyz", "--label-key", "energy=REF_energy").stdout
     assert "NAME=KEY, such as" in error_of(run("evaluate", ckpt, "a.xyz", "--label-key", "energy"))
     assert "enthalpy is not a label" in error_of(run("evaluate", ckpt, "a.xyz", "--label-key", "enthalpy=H"))
@@ -330,13 +362,21 @@ def test_md(thermostat: str, ckpt: Path) -> None:
     assert len(ase.io.read("md.traj", ":")) == 3
 
 
+def test_md_of_no_steps_says_so(ckpt: Path) -> None:
+    """A length in fs, or one shorter than a step."""
+    for length in ("0", "0.0004"):
+        result = run("md", ckpt, f"{ALLOY}@0", "--time-ps", length, "--no-restart")
+        assert "warning: nothing moves: the length asked for is 0 steps of 1 fs" in result.stderr
+        assert len(ase.io.read("md.traj", ":")) == 1
+
+
 def test_md_refused(ckpt: Path) -> None:
     def message(*more: str) -> str:
         return error_of(run("md", ckpt, f"{ALLOY}@0", *more))
 
     assert "use langevin, nve" in message("--thermostat", "warm")
     assert "name ends in .traj" in message("-o", "md.pdb")
-    assert "must not be negative" in message("--time-ps", "-1")
+    assert "time_ps must not be negative: -1.0" in message("--time-ps", "-1")
     assert "use float32 or float64" in message("--dtype", "float16")
     ase.io.write("other.traj", ase.io.read(ALLOY, 1))
     assert "--no-restart" in message("-o", "other.traj")
@@ -351,8 +391,33 @@ def test_the_structures_own_file_is_spared(verb: tuple[str, ...], ckpt: Path) ->
     last = () if verb[-1] == "--trajectory" else ("-o",)
     for structure in ("own.xyz", "own.xyz@0"):
         message = error_of(run(verb[0], ckpt, structure, *verb[1:], *last, "./own.xyz"))
-        assert "is the file of the structure itself" in message
+        assert "is a file that is read here; give another name with" in message
     assert Path("own.xyz").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("md", "own.ckpt", "own.xyz", "--log", "own.ckpt"),
+        ("md", f"{ALLOY},./own.ckpt", "own.xyz", "--log", "own.ckpt"),
+        ("md", "own.ckpt", "own.xyz", "--log", "own.xyz"),
+        ("md", "own.ckpt", "own.xyz", "--time-ps", "0.001", "--log", "other.ckpt"),
+        ("relax", "own.ckpt", "own.xyz@0", "--trajectory", "own.xyz"),
+        ("evaluate", "own.ckpt", "errors/predictions.xyz", "-o", "errors"),
+        ("predict", "own.ckpt", "own.xyz", "-o", "own.xyz"),
+        ("import", "mace", "own.ckpt", "-o", "own.ckpt"),
+        ("export", "own.pt2", "-o", "own.pt2"),
+    ],
+)
+def test_what_a_verb_reads_is_not_written_over(arguments: tuple[str, ...], ckpt: Path) -> None:
+    Path("errors").mkdir()
+    for name in ("own.ckpt", "other.ckpt", "own.pt2"):
+        shutil.copy(ckpt, name)
+    for name in ("own.xyz", "errors/predictions.xyz"):
+        ase.io.write(name, ase.io.read(ALLOY, ":2"))
+    before = {path: path.read_bytes() for path in Path().rglob("*.*")}
+    assert re.search("another (name|one|folder)", error_of(run(*arguments)))
+    assert before == {path: path.read_bytes() for path in Path().rglob("*.*")}
 
 
 def test_relax(ckpt: Path) -> None:

@@ -142,13 +142,12 @@ def test_a_shifted_reference_is_noticed(potential: Potential, caplog) -> None:
     assert "off by" not in caplog.text
 
 
-def test_the_users_own_keys(potential: Potential, tmp_path: Path, caplog) -> None:
+def test_the_users_own_keys(potential: Potential) -> None:
     (atoms,) = labelled(potential, [metal()], energy=0.4)
     atoms.info["dft_energy"] = atoms.calc.results["energy"]
     atoms.calc = None
-    assert "energy_rmse" not in evaluate(potential, [atoms]).metrics
-    assert "nothing to compare with" in caplog.text
-    assert "label_keys={energy: dft_energy}" in caplog.text
+    with pytest.raises(InputError, match=r"nothing to compare with: .*label_keys=\{energy: dft_energy\}"):
+        evaluate(potential, [atoms])
     evaluation = evaluate(potential, [atoms], label_keys={"energy": "dft_energy"})
     assert evaluation.metrics["energy_rmse"] == pytest.approx(0.4)
     with pytest.raises(InputError, match=r"enrgy is not a label of this model \(energy, forces, stress\)"):
@@ -231,7 +230,7 @@ def test_the_cell_of_the_config_is_written(potential: Potential, tmp_path: Path)
     inside = Potential(potential.config, domain, potential.labels).double().eval()
     inside.load_state_dict(potential.state_dict())
     (expected,) = predict(potential, [crystal])
-    cluster = Atoms(crystal.numbers, crystal.positions)
+    cluster = Atoms(crystal.numbers, crystal.positions, info={"energy": 0.0})
     evaluate(inside, [cluster]).write(tmp_path)
     for atoms in (*predict(inside, [cluster]), ase.io.read(tmp_path / "predictions.xyz")):
         assert atoms.pbc.all()
@@ -240,13 +239,11 @@ def test_the_cell_of_the_config_is_written(potential: Potential, tmp_path: Path)
     assert not cluster.pbc.any()
 
 
-def test_without_labels_predictions_are_still_written(potential: Potential, tmp_path: Path) -> None:
-    evaluation = evaluate(potential, [molecule("CO"), metal()])
-    assert not [k for k in evaluation.metrics if k.endswith(("_rmse", "_mae"))]
-    evaluation.write(tmp_path)
-    assert len(ase.io.read(tmp_path / "predictions.xyz", ":")) == 2
-    assert not (tmp_path / "parity.png").exists()
-    assert "nothing to compare with" in (tmp_path / "metrics.txt").read_text()
+def test_without_labels_there_is_nothing_to_evaluate(potential: Potential) -> None:
+    with pytest.raises(
+        InputError, match=r"compare with: no energy, forces, stress in structure 0; found no labels"
+    ):
+        evaluate(potential, [molecule("CO"), metal()])
 
 
 def test_predictions_of_a_file(potential: Potential, tmp_path: Path) -> None:
@@ -305,7 +302,7 @@ def test_a_model_that_diverged_is_not_believed(potential: Potential) -> None:
 def test_the_potential_is_left_as_it_was(potential: Potential) -> None:
     potential.train()
     try:
-        evaluate(potential, [molecule("CO")])
+        evaluate(potential, [Atoms("CO", [[0, 0, 0], [0, 0, 1.2]], info={"energy": 0.0})])
         assert potential.training
     finally:
         potential.eval()

@@ -25,6 +25,7 @@ from torch import Tensor
 from physicsml_ase.backends.compiled import Function, exported, in_a_line
 from physicsml_ase.checkpoint import (
     build_potential,
+    describe_checkpoint,
     describe_potential,
     load_potential,
     read_checkpoint,
@@ -143,6 +144,20 @@ def read_package(path: str | Path) -> Package:
             f"({__version__}); upgrade with pip install -U physicsml-ase"
         )
     return Package(path, about, contents)
+
+
+def describe_package(path: str | Path) -> dict[str, str]:
+    """What a package is, in words, for people: its checkpoint, what its code is for, and whether that is here."""
+    package = read_package(path)
+    with tempfile.TemporaryDirectory() as folder:
+        write_atomically(package.contents, Path(folder) / "model.ckpt")
+        words = describe_checkpoint(Path(folder) / "model.ckpt")
+    about, device = package.about, "cpu" if package.device == "auto" else package.device
+    made_for = (about[what] for what in ("system", "machine", "capability", "device", "dtype"))
+    words["compiled for"] = f"torch {about['torch']}, {', '.join(made_for)}"
+    reason = unfit(package, package_potential(package, torch.device(device), None))
+    words["runs here"] = "yes" if reason is None else f"not as compiled: {reason}"
+    return words
 
 
 def package_potential(package: Package, device: torch.device, dtype: torch.dtype | None) -> Potential:

@@ -8,7 +8,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from physicsml_ase.atoms import graph_attrs, to_graph
+from physicsml_ase.atoms import graph_attrs, refuse_no_element, to_graph
 from physicsml_ase.backends.moving import MovingGraph, equal
 from physicsml_ase.conventions import InputError
 from physicsml_ase.domain import Domain
@@ -94,8 +94,7 @@ class Inputs:
         known = self._known.take(numbers, mode="clip")  # a table: np.isin takes a tenth of a millisecond
         if not known.all() or numbers.min(initial=0) < 0:
             atom = int((known & (numbers >= 0)).argmin())
-            if not 0 <= numbers[atom] < len(chemical_symbols):
-                raise InputError(f"{where}atomic number {numbers[atom]} (atom {atom}) is of no element")
+            refuse_no_element(numbers, where)
             symbols = ", ".join(sorted(chemical_symbols[z] for z in self.domain.elements))
             raise InputError(
                 f"{where}element {chemical_symbols[numbers[atom]]} (atom {atom}) is not in the model "

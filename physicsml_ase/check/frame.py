@@ -7,7 +7,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from physicsml_ase.atoms import find_label
+from physicsml_ase.atoms import find_label, refuse_no_element
 from physicsml_ase.conventions import PROPERTIES, InputError, Label
 from physicsml_ase.neighbors.pairs import Pairs, checked, find_pairs
 
@@ -64,6 +64,7 @@ def look(atoms: Atoms, set_: str, index: int, where: str, keys: Mapping[str, str
             values[name] = value
     pairs, trouble = None, ""
     try:
+        refuse_no_element(atoms.numbers)
         pairs = find_pairs(*checked(atoms.positions, atoms.cell.array, atoms.pbc), cutoff)
     except InputError as error:
         trouble = str(error)

@@ -98,8 +98,9 @@ class Coverage:
         """One more frame."""
         numbers, counts = np.unique(frame.atoms.numbers, return_counts=True)
         for z, count in zip(numbers.tolist(), counts.tolist()):
-            self.elements[frame.set_][z] += count
-            self.frames_of[z] += 1
+            if 0 < z < len(chemical_symbols):
+                self.elements[frame.set_][z] += count
+                self.frames_of[z] += 1
         self.atoms += len(frame.atoms)
         self.frames += 1
         if frame.pairs is None:

@@ -20,6 +20,7 @@ from physicsml_ase.check.frame import LABELS, look
 from physicsml_ase.check.report import Report
 from physicsml_ase.conventions import InputError, matrix_to_voigt
 from physicsml_ase.data.sources import Source, rival_keys, suggest_label_keys
+from physicsml_ase.data.sources.files import naming
 
 DROPPED = {
     "unreadable": "that can not be read",
@@ -53,7 +54,7 @@ def repair(report: Report, source: Source, set_: str, keys: Mapping[str, str], p
     `keys` are the names of labels that were asked for, {ours: theirs}; where a frame has nothing under such a name,
     or under ours where none was asked for, it takes what seems to be the label.
     """
-    path = written_to(path)
+    path = written_to(path, source)
     dropped: dict[int, str] = {}
     disagree = {
         i for f in report.findings if f.code == "disagreeing-duplicates" for s, i in f.frames if s == set_
@@ -91,12 +92,14 @@ def repair(report: Report, source: Source, set_: str, keys: Mapping[str, str], p
     return done
 
 
-def written_to(path: str | Path) -> Path:
-    """The path, if repaired data can go there."""
+def written_to(path: str | Path, *sources: Source) -> Path:
+    """The path, if data repaired from `sources` can go there."""
     if Path(path).suffix not in (".xyz", ".extxyz"):
         raise InputError(
             f"{path}: repaired data are written as extxyz, so the name must end in .xyz or .extxyz"
         )
+    if any(source.reads(path) for source in sources):
+        raise InputError(f"{path}: is one of the files that are checked; give another name")
     return Path(path)
 
 
@@ -168,7 +171,7 @@ def _write(frames: Iterator[Atoms], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with beside.open("w", encoding="utf-8") as stream:
+        with naming(path), beside.open("w", encoding="utf-8") as stream:
             for atoms in frames:
                 write_xyz(stream, atoms)
         os.replace(beside, path)

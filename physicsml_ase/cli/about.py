@@ -8,14 +8,20 @@ from typing import Annotated
 
 import typer
 
-from physicsml_ase.cli.options import OneCkpt
 
-
-def info(ckpt: OneCkpt) -> None:
+def info(
+    ckpt: Annotated[
+        str,
+        typer.Argument(
+            metavar="CKPT", help="A model.ckpt, a run's training checkpoint, or an exported model.pt2."
+        ),
+    ],
+) -> None:
     """What a checkpoint is and what it was trained on; replays its stored frames."""
+    from physicsml_ase.backends.package import describe_package, is_package
     from physicsml_ase.checkpoint import describe_checkpoint
 
-    words = describe_checkpoint(ckpt)
+    words = describe_package(ckpt) if is_package(ckpt) else describe_checkpoint(ckpt)
     width = max(map(len, words))
     for name, value in words.items():
         typer.echo(f"{name:{width}}  {value}")

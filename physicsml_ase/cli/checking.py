@@ -48,10 +48,10 @@ def check(
     for name in keys:
         if name not in PROPERTIES:
             raise InputError(f"--label-key {name}: {did_you_mean(name, PROPERTIES)}")
-    if fix is not None:
-        written_to(fix)  # a wrong name is told before the wait
     given = {"train": data, "validation": validation, "test": test}
     sources = {set_: open_source(one_or_many(files)) for set_, files in given.items() if files}
+    if fix is not None:
+        written_to(fix, *sources.values())  # a wrong name is told before the wait
     report = check_sources(sources, cutoff=cutoff, label_keys=keys)
     if as_json:
         typer.echo(json.dumps(report.plain(), indent=1, ensure_ascii=False))

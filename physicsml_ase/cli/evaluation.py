@@ -30,10 +30,14 @@ def evaluate(
     """Errors on labelled structures: tables, predictions and parity plots."""
     keys = as_keys(label_key or [])
 
+    from physicsml_ase.data.sources import open_source
     from physicsml_ase.evaluate import evaluate as evaluate_
+    from physicsml_ase.evaluate.report import refuse_own_folder
 
-    model = _predictor(ckpt, device)
-    evaluation = evaluate_(model, one_or_many(data), label_keys=keys, uncertainty=uncertainty)
+    model, source = _predictor(ckpt, device), open_source(one_or_many(data))
+    if output is not None:
+        refuse_own_folder(source, output)  # before the wait
+    evaluation = evaluate_(model, source, label_keys=keys, uncertainty=uncertainty)
     typer.echo(evaluation.table())
     if output is not None:
         evaluation.write(output)

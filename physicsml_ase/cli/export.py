@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from physicsml_ase.cli.options import Device, Dtype, OneCkpt
+from physicsml_ase.cli.options import Device, Dtype, OneCkpt, spare
 from physicsml_ase.conventions import InputError
 
 
@@ -22,6 +22,7 @@ def export(
     from physicsml_ase.calculator import PhysicsMLCalculator, choose_device
     from physicsml_ase.checkpoint import read_checkpoint
 
+    spare(ckpt, {"-o": output})
     read_checkpoint(ckpt)  # what is none is told before the wait
     typer.echo("compiling, which takes a minute or more", err=True)
     about = export_checkpoint(ckpt, output, choose_device(device), dtype).about

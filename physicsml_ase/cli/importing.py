@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from physicsml_ase.cli.options import spare
+
 
 def import_(
     code: Annotated[str, typer.Argument(metavar="CODE", help="mace, nequip, allegro, tensor_net or ani.")],
@@ -49,6 +51,7 @@ def import_(
     from physicsml_ase.conventions import InputError
     from physicsml_ase.importers.opening import example_frames, import_model
 
+    spare(str(model), {"-o": output})
     symbols = (elements or "").replace(",", " ").split()
     unknown = [s for s in symbols if s not in atomic_numbers]
     if unknown:

@@ -2,6 +2,8 @@
 
 import ctypes
 import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -84,6 +86,17 @@ def members(model: str) -> str | list[str]:
     """The checkpoints of a committee, one where there is one."""
     paths = [path for path in model.split(",") if path]
     return model if len(paths) < 2 or os.path.exists(model) else paths
+
+
+def spare(read: str | list[str], outputs: Mapping[str, str | Path | None]) -> None:
+    """Raise `InputError` where one of the outputs, by option, is one of the files `read`, which may end in @index."""
+    for name in [read] if isinstance(read, str) else read:
+        while not os.path.exists(name) and "@" in name:
+            name = name.rpartition("@")[0]
+        for option, output in outputs.items():
+            there = output is not None and os.path.isfile(name) and os.path.exists(output)
+            if output is not None and there and os.path.samefile(name, output):
+                raise InputError(f"{output}: is a file that is read here; give another name with {option}")
 
 
 def one_or_many(values: list[str]) -> str | list[str]:

@@ -19,6 +19,7 @@ from physicsml_ase.cli.options import (
     Threads,
     keep_memory,
     members,
+    spare,
     use_threads,
 )
 from physicsml_ase.conventions import InputError
@@ -69,11 +70,10 @@ def md(
     """Molecular dynamics."""
     from physicsml_ase import simulate
 
-    if not restart:
-        _spare(structure, trajectory)
-    _spare(structure, log, "--log")
-    _spare(structure, record, "--record")
-    _different({"-o": trajectory, "--log": log, "--record": record})
+    outputs = {"-o": trajectory, "--log": log, "--record": record}
+    spare(structure, {option: name for option, name in outputs.items() if option != "-o" or not restart})
+    spare(members(ckpt), outputs)
+    _different(outputs)
     atoms = _one_structure(structure)
     use_threads(threads, len(atoms))
     keep_memory()
@@ -119,11 +119,13 @@ def relax(
     import ase.io
 
     from physicsml_ase import simulate
+    from physicsml_ase.data.sources.files import naming
 
     _check_format(output)
-    _spare(structure, output)
-    _spare(structure, trajectory, "--trajectory")
-    _different({"-o": output, "--trajectory": trajectory, "--record": record})
+    outputs = {"-o": output, "--trajectory": trajectory}
+    spare(structure, outputs)
+    spare(members(ckpt), outputs | {"--record": record})
+    _different(outputs | {"--record": record})
     atoms = _one_structure(structure)
     _check_writable(atoms, output)
     use_threads(threads, len(atoms))
@@ -138,7 +140,8 @@ def relax(
         pressure_GPa=pressure,
         trajectory=trajectory,
     )
-    ase.io.write(output, result.atoms)
+    with naming(Path(output)):
+        ase.io.write(output, result.atoms)
     typer.echo(f"{result.in_words()}; written to {output}")
     if not result.converged:
         raise typer.Exit(NOT_CONVERGED)
@@ -165,13 +168,6 @@ def _calculator(
         on_extrapolation=on_extrapolation,
         record=record,
     )
-
-
-def _spare(structure: str, output: str | None, option: str = "-o") -> None:
-    """Raise `InputError` where the structure's own file would be written over."""
-    given = Path(structure) if Path(structure).exists() else Path(structure.rpartition("@")[0])
-    if output is not None and given.is_file() and Path(output).exists() and given.samefile(output):
-        raise InputError(f"{output}: is the file of the structure itself; give another name with {option}")
 
 
 def _different(outputs: dict[str, str | None]) -> None:

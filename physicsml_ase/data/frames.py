@@ -17,7 +17,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from physicsml_ase.atoms import NonFinite, find_label, to_graph
+from physicsml_ase.atoms import NonFinite, find_label, refuse_no_element, to_graph
 from physicsml_ase.conventions import InputError, Label
 from physicsml_ase.data.flat import MAX_SHIFT, Flat, flatten
 from physicsml_ase.data.progress import progress
@@ -75,6 +75,7 @@ class Recipe:
 
     def check_elements(self, numbers: NDArray[np.integer], where: str) -> None:
         """Raise `InputError` where a frame has atomic numbers, (N,), that the model does not know."""
+        refuse_no_element(numbers, f"{where}: ")
         if self.elements is None:
             return
         unknown = np.flatnonzero(~np.isin(numbers, self.elements))

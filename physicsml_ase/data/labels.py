@@ -28,6 +28,8 @@ log = logging.getLogger("physicsml_ase")
 DEFAULT = ("energy", "forces", "stress")
 SAMPLE = 50
 """Frames of each source, evenly spaced, in which labels are looked for first."""
+ASYMMETRIC = 1e-2
+"""Largest antisymmetric component of a matrix, as a part of its largest one, that is taken for noise."""
 SEARCHED = 200_000
 """Frames of each source, evenly spaced, in which a label that nobody named is looked for."""
 
@@ -86,6 +88,7 @@ def resolve_labels(config: DataModuleConfig, sources: Sequence[Source]) -> tuple
             )
         _tell_of_gradients(set(names), sources)
         _tell_of_rivals({label.name for label in named if label.key == label.name}, sources)
+    _tell_of_asymmetry(named, sources)
     if "energy" not in [label.name for label in named] and {"forces", "stress"} & {x.name for x in named}:
         free = Label("energy", "structure", (), "free_energy")
         there = _occurs(free, sources, everywhere=False)
@@ -201,6 +204,25 @@ def _tell_how_read_off(labels: Sequence[Label]) -> None:
             )
         else:
             log.info("label %s: learned as a quantity of each %s by itself", label.name, label.level)
+
+
+def _tell_of_asymmetry(labels: Sequence[Label], sources: Sequence[Source]) -> None:
+    """A warning where a matrix is not symmetric, as all are that a model gives."""
+    for label in (x for x in labels if x.shape == (3, 3)):
+        for source, i in _sample(sources):
+            try:
+                matrix = find_label(source[i], label, non_finite="missing")
+            except InputError:  # said with the frame's name where the graphs are made
+                continue
+            if matrix is None or not np.isfinite(matrix).all():
+                continue
+            part = np.abs(matrix - matrix.T).max() / 2
+            if part > ASYMMETRIC * np.abs(matrix).max():
+                log.warning(
+                    "%s: %s is not symmetric (by %.3g of %.3g): only its symmetric part can be learned",
+                    *(source.where(i), label.key, part, np.abs(matrix).max()),
+                )
+                break
 
 
 def _tell_of_rivals(used: set[str], sources: Sequence[Source]) -> None:

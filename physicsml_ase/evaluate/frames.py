@@ -13,6 +13,7 @@ from ase.io.extxyz import write_xyz
 from numpy.typing import NDArray
 
 from physicsml_ase.conventions import PROPERTIES, Label, Level, matrix_to_voigt
+from physicsml_ase.data.sources.files import naming
 from physicsml_ase.domain import Domain
 
 Array = NDArray[np.float64]
@@ -86,7 +87,7 @@ def write_frames(frames: Iterable[Atoms], path: Path) -> int:
     beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     count = 0
     try:
-        with beside.open("w", encoding="utf-8") as stream:
+        with naming(path), beside.open("w", encoding="utf-8") as stream:
             for atoms in frames:
                 write_xyz(stream, atoms)
                 count += 1

@@ -52,7 +52,7 @@ def write_predictions(
             f"{path}: predictions are written as extxyz, so the name must end in .xyz or .extxyz"
         )
     source = open_source(source)
-    if Path(path).exists() and any(Path(path).samefile(file) for file in source.files() if file.exists()):
+    if source.reads(path):
         raise InputError(f"{path}: is the file of the structures themselves; give another name (-o)")
     return write_frames(predict(potential, source, batch_atoms=batch_atoms), Path(path))
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from ase import Atoms
 
-from physicsml_ase.conventions import Label
+from physicsml_ase.conventions import InputError, Label
 from physicsml_ase.data.sources import Source
+from physicsml_ase.data.sources.files import naming
 from physicsml_ase.domain import Domain
 from physicsml_ase.evaluate.calibration import Calibration
 from physicsml_ase.evaluate.errors import Quantity
@@ -96,24 +97,33 @@ class Evaluation:
         """Write `metrics.json`, `metrics.txt`, `predictions.xyz`, `parity.png`, and `calibration.png` where there are
         uncertainties, each complete or not at all."""
         directory = Path(directory)
+        refuse_own_folder(self.source, directory)
         directory.mkdir(parents=True, exist_ok=True)
         numbers = json.dumps(self.metrics, indent=2, ensure_ascii=False, allow_nan=False)
         _write_text(directory / "metrics.json", numbers + "\n")
         notes = "".join(f"note: {note}\n" for note in self.notes)
         _write_text(directory / "metrics.txt", self.table() + notes)
         write_frames(self.frames(), directory / "predictions.xyz")
-        if any(quantity.structures for quantity in self.quantities.values()):
-            from physicsml_ase.plots import parity_figure, save
+        from physicsml_ase.plots import parity_figure, save
 
-            save(parity_figure(self), directory / "parity.png")
+        save(parity_figure(self), directory / "parity.png")
         if any(len(c) for c in self.calibrations.values()):
-            from physicsml_ase.plots import save
             from physicsml_ase.plots.calibration import calibration_figure
 
             save(calibration_figure(self.calibrations), directory / "calibration.png")
 
 
+def refuse_own_folder(source: Source, directory: Path) -> None:
+    """Raise `InputError` where `Evaluation.write` would write over what is evaluated."""
+    if source.reads(directory / "predictions.xyz"):
+        raise InputError(f"{directory / 'predictions.xyz'}: is what is evaluated; give another folder (-o)")
+
+
 def _write_text(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    try:
+        with naming(path):
+            beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -42,7 +42,8 @@ def evaluate(
     the potential was trained with, then under our names. `group_key` of `Atoms.info` names groups of
     structures that are also counted by themselves. Structures without a label are left out of that label's
     errors, and counted. `uncertainty` has the last layer's uncertainties computed and compared with the errors,
-    as those of a committee, and those that a model has learned, always are.
+    as those of a committee, and those that a model has learned, always are. Raises `InputError` where no structure
+    has a label that the model gives.
     """
     source = open_source(source)
     labels = _with_keys(potential.labels, label_keys or {}, source)
@@ -71,10 +72,10 @@ def evaluate(
         done += len(groups)
     notes = _renamed(potential.labels, labels, label_keys or {})
     notes += _notes(labels, quantities, energy_errors, not_finite)
-    if not any(quantity.structures for quantity in quantities.values()):
-        notes.append(f"nothing to compare with: {_lacking(source, labels)}")
     for note in notes:
         log.warning("%s", note)
+    if not any(quantity.structures for quantity in quantities.values()):
+        raise InputError(f"nothing to compare with: {_lacking(source, labels)}")
     return Evaluation(
         source=source,
         labels=labels,

@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
+from physicsml_ase.data.sources.files import naming
+
 Array = NDArray[np.float64]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
@@ -49,5 +51,9 @@ def save(figure: Figure, path: str | Path) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    figure.savefig(beside, format="png", dpi=150)
-    os.replace(beside, path)
+    try:
+        with naming(path):
+            figure.savefig(beside, format="png", dpi=150)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)

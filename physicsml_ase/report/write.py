@@ -9,6 +9,7 @@ import numpy as np
 
 from physicsml_ase.conventions import InputError
 from physicsml_ase.data.sources import Source
+from physicsml_ase.data.sources.files import naming
 from physicsml_ase.evaluate import Evaluation, evaluate
 from physicsml_ase.report import figures, sections
 from physicsml_ase.report.frames import Errors, errors_of
@@ -20,6 +21,7 @@ from physicsml_ase.train.folder import versions
 from physicsml_ase.verify import Verification, verify
 
 log = logging.getLogger("physicsml_ase")
+DOCTYPE = b"<!doctype html>"
 STRUCTURES = 500
 """Structures whose errors are computed, evenly spread over the set."""
 
@@ -41,6 +43,7 @@ def write_report(
     path = Path(output) if output is not None else root / "report.html"
     if structures < 1:
         raise InputError(f"structures must be at least 1, not {structures}")
+    _refuse_others_file(path)
     found = read_run(root)
     which, evaluation, seconds = _evaluated(found, structures)
     errors = errors_of(evaluation) if evaluation is not None else None
@@ -50,7 +53,8 @@ def write_report(
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_text(page(f"Report of {root.name}", body), encoding="utf-8")
+        with naming(path):
+            beside.write_text(page(f"Report of {root.name}", body), encoding="utf-8")
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
@@ -60,6 +64,16 @@ def write_report(
         for picture in drawn:
             write_picture(picture, folder)
     return path
+
+
+def _refuse_others_file(path: Path) -> None:
+    """Raise `InputError` where a model, data or anything else but an HTML file would be written over."""
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give the report a file's name (-o)")
+    if path.exists():
+        with path.open("rb") as file:
+            if not file.read(len(DOCTYPE)).lower() == DOCTYPE:
+                raise InputError(f"{path}: is there already, and is no report; give another name (-o)")
 
 
 def _evaluated(run: Run, structures: int) -> tuple[str, Evaluation | None, float]:

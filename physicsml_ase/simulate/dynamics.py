@@ -124,6 +124,8 @@ def md(
     atoms, first, keep = _start(atoms, path if restart else None, ensemble, seed, keys_seen(calculator))
     if first and first >= last:
         logger.warning("%s is at step %d already, so there is nothing to do", path, first)
+    elif not last:
+        logger.warning("nothing moves: the length asked for is 0 steps of %g fs", timestep_fs)
     atoms.calc = calculator
     check_gives_forces(
         atoms, calculator
@@ -294,7 +296,7 @@ def _number_of_steps(steps: int | None, time_ps: float | None, timestep_fs: floa
         raise InputError(f"timestep_fs must be positive, not {timestep_fs}")
     if (steps is None) == (time_ps is None):
         raise InputError("give the length of the simulation as steps or as time_ps, one of them")
-    count = steps if steps is not None else round(1000 * (time_ps or 0.0) / timestep_fs)
-    if count < 0:
-        raise InputError(f"steps must not be negative: {count}")
-    return count
+    name, length = ("steps", steps) if time_ps is None else ("time_ps", time_ps)
+    if length is not None and length < 0:
+        raise InputError(f"{name} must not be negative: {length}")
+    return round(1000 * time_ps / timestep_fs) if time_ps is not None else steps or 0

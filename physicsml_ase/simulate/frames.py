@@ -17,6 +17,7 @@ from ase.io.extxyz import read_xyz, write_xyz
 from ase.io.trajectory import TrajectoryReader, TrajectoryWriter
 
 from physicsml_ase.conventions import InputError
+from physicsml_ase.data.sources.files import naming
 from physicsml_ase.data.sources.keys import drop_labels
 
 logger = logging.getLogger("physicsml_ase")
@@ -48,15 +49,32 @@ class Last(NamedTuple):
 
 class _TextWriter:
     def __init__(self, path: Path, keep: int) -> None:
-        self.stream = path.open("a" if keep else "w", encoding="utf-8")
+        self.path, self.stream = path, path.open("a" if keep else "w", encoding="utf-8")
         self.stream.truncate(keep)
 
     def write(self, atoms: Atoms) -> None:
-        write_xyz(self.stream, atoms)
-        self.stream.flush()
+        with naming(self.path):
+            write_xyz(self.stream, atoms)
+            self.stream.flush()
 
     def close(self) -> None:
-        self.stream.close()
+        with naming(self.path):
+            self.stream.close()
+
+
+class _TrajWriter:
+    def __init__(self, path: Path, keep: int) -> None:
+        if keep:
+            _keep_first(path, keep)
+        self.path, self.file = path, TrajectoryWriter(path, "a" if keep else "w")
+
+    def write(self, atoms: Atoms) -> None:
+        with naming(self.path):
+            self.file.write(atoms)
+
+    def close(self) -> None:
+        with naming(self.path):
+            self.file.close()
 
 
 def check_name(path: Path) -> None:
@@ -68,11 +86,7 @@ def check_name(path: Path) -> None:
 def open_writer(path: Path, keep: int = 0) -> Writer:
     """A file to which frames go, made anew, or cut to what is to `keep` (see `Last`) and continued."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix in TEXT:
-        return _TextWriter(path, keep)
-    if keep:
-        _keep_first(path, keep)
-    return TrajectoryWriter(path, "a" if keep else "w")
+    return _TextWriter(path, keep) if path.suffix in TEXT else _TrajWriter(path, keep)
 
 
 def frame(atoms: Atoms, step: int, timestep_fs: float | None = None) -> Atoms:

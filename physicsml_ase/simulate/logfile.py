@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from physicsml_ase.conventions import InputError
+from physicsml_ase.data.sources.files import naming
 
 WIDTH = 15
 
@@ -18,6 +19,8 @@ class LogFile:
         header = "# " + " ".join(f"{name:>{WIDTH}}" for name in columns)[2:] + "\n"
         if not path.name or path.is_dir():
             raise InputError(f"{path}: is a folder; give the log a file's name")
+        if path.suffix in (".ckpt", ".pt2"):
+            raise InputError(f"{path}: is the name of a model; give the log another one")
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [header]
         if continue_from is not None and path.exists():
@@ -28,17 +31,19 @@ class LogFile:
         beside = path.with_name(f".{path.name}.{os.getpid()}")
         beside.write_text("".join(kept), encoding="utf-8")
         os.replace(beside, path)
-        self.stream = path.open("a", encoding="utf-8")
+        self.path, self.stream = path, path.open("a", encoding="utf-8")
 
     def write(self, *values: float) -> None:
         """Add a line."""
         shown = (f"{value:{form}}" for value, form in zip(values, self.formats, strict=True))
-        self.stream.write(" ".join(f"{text:>{WIDTH}}" for text in shown) + "\n")
-        self.stream.flush()
+        with naming(self.path):
+            self.stream.write(" ".join(f"{text:>{WIDTH}}" for text in shown) + "\n")
+            self.stream.flush()
 
     def close(self) -> None:
         """Close the file."""
-        self.stream.close()
+        with naming(self.path):
+            self.stream.close()
 
 
 def _step(line: str) -> int:

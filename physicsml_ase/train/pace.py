@@ -43,11 +43,20 @@ class EndInTime(pl.Callback):
         out_of_time = self.all_seconds is not None and self.budget.progress(trainer.global_step) >= 1
         if out_of_time or 0 < trainer.max_steps <= trainer.global_step:
             trainer.should_stop = True
-            if out_of_time and trainer.is_global_zero and trainer.global_step < FEW_STEPS:
+            if not (out_of_time and trainer.is_global_zero):
+                return
+            batches = trainer.num_training_batches
+            if trainer.global_step < FEW_STEPS:
                 log.warning(
                     "the time of %g s was over after %d steps, of which little is learned; %.0f s went to starting, "
                     "where what was compiled is kept for other runs: give it more time",
                     *(self.all_seconds, trainer.global_step, self.budget.started_in),
+                )
+            elif trainer.current_epoch == 0 and batch_idx + 1 < batches:
+                log.warning(
+                    "the time of %g s was over within the first epoch, after %d of %g batches: most is learned in "
+                    "later ones, so give it more time",
+                    *(self.all_seconds, batch_idx + 1, batches),
                 )
 
 

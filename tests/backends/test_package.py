@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ase.io import write
 from command_line import error_of, run
 from conftest import structures
 from models_for_tests import CUTOFF, DOMAIN, ENERGY, WALL, make, on_cpu
@@ -72,6 +73,31 @@ def test_what_does_not_fit(
         on_cpu(path, backend="aoti")
     assert "\n" not in str(error.value)
     assert str(path) in str(error.value)
+
+
+def test_verbs_that_take_checkpoints_alone_say_so(ckpt: Path) -> None:
+    path = without_code(ckpt)
+    write(ckpt.with_name("data.xyz"), structures()["crystal"])
+    for verb, *more in (
+        ("verify",),
+        ("evaluate", "data.xyz"),
+        ("predict", "data.xyz", "-o", "out.xyz"),
+        ("export",),
+    ):
+        message = error_of(run(verb, path, *(ckpt.with_name(x) if "." in x else x for x in more)))
+        assert "model.pt2: is an exported package, for md, relax and the calculator; give the" in message
+    assert not ckpt.with_name("out.xyz").exists()
+
+
+def test_info(ckpt: Path) -> None:
+    """Of a package is that of its checkpoint, and what its code was compiled for."""
+    words = run("info", without_code(ckpt)).stdout
+    assert words.startswith(run("info", ckpt).stdout)
+    assert "runs here           yes" in words
+    assert "compiled for        torch 1.2.3" in (
+        words := run("info", without_code(ckpt, torch="1.2.3")).stdout
+    )
+    assert "runs here           not as compiled: it was compiled for torch 1.2.3, and this is" in words
 
 
 def test_more_capable_processors_fit(ckpt: Path) -> None:

@@ -169,3 +169,21 @@ def test_of_equal_frames_those_with_more_labels_stay_and_states_tell_them_apart(
     assert "leakage" not in {f.code for f in check(some, test=cations).findings}
     (found,) = [f for f in check([*some, *cations], test=[*cations, *some]).findings if f.code == "leakage"]
     assert len(found.frames) == 12
+
+
+def test_what_is_checked_is_not_written_over(tmp_path: Path) -> None:
+    """Neither the data nor those that they are compared with, by whatever name."""
+    for name in ("a.xyz", "b.xyz"):
+        write(tmp_path / name, frames(), format="extxyz")
+    before = {name: (tmp_path / name).read_bytes() for name in ("a.xyz", "b.xyz")}
+    (tmp_path / "link.xyz").symlink_to("a.xyz")
+    for out in ("a.xyz", "b.xyz", "link.xyz"):
+        arguments = (
+            f"{tmp_path / '[a]*.xyz'}@:5",
+            "--validation",
+            tmp_path / "b.xyz",
+            "--fix",
+            tmp_path / out,
+        )
+        assert f"{out}: is one of the files that are checked" in error_of(run("check", *arguments))
+    assert before == {name: (tmp_path / name).read_bytes() for name in before}

@@ -219,6 +219,21 @@ def test_atoms_on_top_of_each_other() -> None:
     assert any("through the cell's boundary" in f.where[0] for f in check([small]).findings if f.where)
 
 
+def test_ghost_atoms() -> None:
+    """Are refused by training, and left out by a repair."""
+    ghosts = rattled(molecule("CH3CH2OH"))
+    ghosts.numbers[3] = 0
+    frames = [
+        labelled(x, energy=0.0, forces=np.zeros((9, 3))) for x in (ghosts, rattled(molecule("CH3CH2OH")))
+    ]
+    frames[0].numbers[4] = 300
+    report = check(frames)
+    (found,) = (f for f in report.errors if f.code == "unusable-geometry")
+    assert found.frames == (("train", 0),)
+    assert report.plain()["coverage"]["elements"]["train"].keys() == {"H", "C", "O"}
+    assert "atomic number 0 (atom 3) is of no element; remove ghost atoms (X)" in found.where[0]
+
+
 def test_methods_that_the_file_tells_apart() -> None:
     frames = [emt(rattled(bulk("Cu", cubic=True), seed=k)) for k in range(4)]
     for k, atoms in enumerate(frames):

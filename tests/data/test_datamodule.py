@@ -151,6 +151,18 @@ def test_a_matrix_that_looks_like_stress_must_be_said_to_be() -> None:
         _ = module(frames, slots).labels
 
 
+@pytest.mark.parametrize(("skew", "told"), [(0.5, True), (0.005, False)])
+def test_matrices_that_are_not_symmetric_are_told(
+    skew: float, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = molecules(10)
+    for k, atoms in enumerate(frames):
+        atoms.info["alpha"] = np.eye(3) + (k == 9) * skew * np.eye(3, k=1)
+    assert names(module(frames, {"y_graph_tensor": "alpha"})) == [("alpha", "alpha")]
+    line = f"structure 9: alpha is not symmetric (by {skew / 2:.3g} of 1): only its symmetric part can be learned"
+    assert (line in caplog.text) is told
+
+
 @pytest.mark.parametrize(
     ("slots", "learned"),
     [
@@ -348,6 +360,17 @@ def test_unknown_elements_are_refused_in_every_other_set() -> None:
     more = DataModule(configured(), xenon, domain=trained.domain, labels=trained.labels)
     with pytest.raises(InputError, match=message):
         more.resolve()
+
+
+@pytest.mark.parametrize("number", [0, 119, 300])
+def test_atoms_of_no_element_are_refused(number: int) -> None:
+    frames = molecules(10)
+    frames[7].numbers[2] = number
+    message = rf"structure 7: atomic number {number} \(atom 2\) is of no element"
+    with pytest.raises(InputError, match=message + (r"; remove ghost atoms \(X\)$" if number == 0 else "$")):
+        module(frames).resolve()
+    with pytest.raises(InputError, match="is of no element"):
+        module(molecules(10), validation=frames).resolve()
 
 
 def test_the_number_of_elements_must_not_contradict_the_data() -> None:

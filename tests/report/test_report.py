@@ -22,6 +22,7 @@ from physicsml_ase.plots.errors import draw_distribution, draw_groups
 from physicsml_ase.plots.structure import draw_structure
 from physicsml_ase.plots.style import literal, new_figure, save
 from physicsml_ase.report import write_report
+from physicsml_ase.report.write import _refuse_others_file
 from physicsml_ase.train.run import Data, start
 from physicsml_ase.train.settings import RunConfig
 
@@ -94,6 +95,18 @@ def test_the_log_is_kept(finished: Path) -> None:
     assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [A-Z]+ ", line) for line in lines)
     record = json.loads((finished / "run.json").read_text())
     assert record["created"] <= record["changed"]
+
+
+def test_a_report_takes_nothing_elses_place(finished: Path, tmp_path: Path) -> None:
+    """A model, the run's own files and folders stay; an older report does not."""
+    run_ = shutil.copytree(finished, tmp_path / "run")
+    before = {path: path.read_bytes() for path in run_.rglob("*") if path.is_file()}
+    for name in ("model.ckpt", "run.json", "config.yaml"):
+        assert "is no report; give another name (-o)" in error_of(run("report", run_, "-o", run_ / name))
+    assert "give the report a file's name" in error_of(run("report", run_, "-o", run_))
+    assert before == {path: path.read_bytes() for path in run_.rglob("*") if path.is_file()}
+    (tmp_path / "old.html").write_text("<!DOCTYPE html>\n")
+    _refuse_others_file(tmp_path / "old.html")
 
 
 def test_a_report_stands_by_itself(finished: Path, tmp_path: Path) -> None:

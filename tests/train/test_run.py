@@ -176,6 +176,15 @@ def test_a_time_that_was_over_before_training_began(tmp_path: Path, caplog: pyte
     assert "the time of 20 s was over after 1 steps, of which little is learned; 19 s" in caplog.text
 
 
+def test_a_time_that_was_over_within_an_epoch(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("physicsml_ase.train.pace.FEW_STEPS", 1)
+    config = settings({"trainer": {"max_time": "20s", "max_epochs": -1}})
+    start(config, Data(frames()), tmp_path / "a", started_at=time.monotonic() - 19.0)
+    assert "was over within the first epoch, after 1 of 5 batches" in caplog.text
+
+
 @pytest.mark.parametrize("schedule", [{}, {"scheduler": {"name": "StepLR", "config": {"step_size": 100}}}])
 def test_a_time_is_kept_over_an_interruption(tmp_path: Path, schedule: dict[str, Any]) -> None:
     stop = {"name": "SignalBefore", "config": {"batch": 8, "signum": int(signal.SIGTERM)}}

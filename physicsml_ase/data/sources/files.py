@@ -6,10 +6,12 @@ one for each process and thread, few enough at a time that a glob of thousands o
 """
 
 import difflib
+import errno
 import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -17,6 +19,8 @@ from typing import NamedTuple, TypeVar
 from physicsml_ase.conventions import InputError
 
 Handle = TypeVar("Handle")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
+"""Errors of a disk, a quota or a file that is full; None is numpy's."""
 
 
 class File(NamedTuple):
@@ -67,6 +71,18 @@ def file_hash(file: File) -> str:
     """Hash of the file's bytes, read as a stream, once for a process."""
     with open(file.path, "rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have errors of a disk that is full while a file is written name the file, which Python's do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in FULL:
+            number, words = error.errno or errno.ENOSPC, error.strerror or f"is not written whole: {error}"
+            raise OSError(number, words, str(path)) from None
+        raise
 
 
 def one_line(error: BaseException) -> str:

@@ -76,6 +76,10 @@ class Source:
         file = getattr(self.frames, "file", None)
         return [] if file is None else [Path(file.path)]
 
+    def reads(self, path: str | Path) -> bool:
+        """Whether that is one of the files that it reads from."""
+        return Path(path).exists() and any(file.exists() and file.samefile(path) for file in self.files())
+
     def _key(self, i: int) -> int:
         if not -len(self) <= i < len(self):
             raise IndexError(f"{self.name}: structure {i} of {len(self)}")

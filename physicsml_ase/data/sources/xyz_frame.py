@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from ase import Atoms
-from ase.data import atomic_numbers
+from ase.data import atomic_numbers, chemical_symbols
 from ase.io.extxyz import REV_PROPERTY_NAME_MAP, key_val_str_to_dict, read_xyz, set_calc_and_arrays
 
 from physicsml_ase.conventions import PROPERTIES, InputError
@@ -34,14 +34,18 @@ class Column(NamedTuple):
     width: int
 
 
+PLAIN = (Column("species", "S", 1), Column("pos", "R", 3))
+"""What a file has that declares nothing; more columns are passed over."""
+
+
 def parse_frame(block: bytes, where: str, line: Callable[[], int], fast: bool) -> Atoms:
     """Atoms from the text of one frame; `line()` is the 1-based number of its first line, for messages."""
     text = _decode(block)
     lines = text.split("\n")
     natoms, comment, rows = int(lines[0]), lines[1], lines[2:]
     columns = None
+    declared = re.search(r'(?:^|\s)Properties="?([^"\s]+)', comment)
     try:
-        declared = re.search(r'(?:^|\s)Properties="?([^"\s]+)', comment)
         columns = _columns(declared[1]) if declared else None
         atoms = _read_fast(block, comment, columns) if fast and columns else None
         if atoms is not None:
@@ -51,7 +55,8 @@ def parse_frame(block: bytes, where: str, line: Callable[[], int], fast: bool) -
             raise ValueError("a row has another number of columns than Properties declares")
         return next(iter(read_xyz(StringIO(text), 0)))
     except Exception as error:  # ASE's parser lets anything through, from KeyError to AssertionError
-        row, reason = _bad_row(rows[:natoms], columns or ()) or (-1, one_line(error))
+        expected = columns or (() if declared else PLAIN)
+        row, reason = _bad_row(rows[:natoms], expected, declared is not None) or (-1, one_line(error))
         raise InputError(f"{where}, line {line() + 2 + row}: {reason}") from None
 
 
@@ -144,19 +149,24 @@ def _read_fast(block: bytes, comment: str, columns: tuple[Column, ...]) -> Atoms
     return atoms
 
 
-def _bad_row(rows: list[str], columns: tuple[Column, ...]) -> tuple[int, str] | None:
-    """The first row that does not hold what `Properties` declares, and why."""
+def _bad_row(rows: list[str], columns: tuple[Column, ...], declared: bool) -> tuple[int, str] | None:
+    """The first row that does not hold the columns, which `Properties` has `declared` or are `PLAIN`, and why."""
     kinds = [column for column in columns for _ in range(column.width)]
     for k, row in enumerate(rows):
         values = row.split()
-        if columns and len(values) != len(kinds):
+        if columns and declared and len(values) != len(kinds):
             return k, f"atom {k} has {len(values)} columns, Properties declares {len(kinds)}"
+        if not declared and len(values) < len(kinds):
+            return k, f"atom {k} has {len(values)} columns, an element and three coordinates are expected"
         for column, value in zip(kinds, values):
             try:
                 KINDS[column.kind](value)
             except ValueError:
                 kind = "an integer" if column.kind == "I" else "a number"
                 return k, f"{column.name} of atom {k} is not {kind}: {value!r}"
+            if column.name == "species" and value.isdecimal():
+                symbol = f", {chemical_symbols[int(value)]}" if 0 < int(value) < len(chemical_symbols) else ""
+                return k, f"atom {k} is given by its atomic number, {value}; write the symbol{symbol}"
             if column.name == "species" and value.capitalize() not in atomic_numbers:
                 return k, f"atom {k} is of an unknown element, {value!r}"
     return None
