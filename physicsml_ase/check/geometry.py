@@ -10,6 +10,11 @@ from physicsml_ase.check.frame import Frame
 
 IMPOSSIBLE, CLOSE = 0.25, 0.5
 """Distances as parts of the sum of the covalent radii: below the first no atoms are, below the second hardly any."""
+FAR, MOST_FAR = 1.4, 0.1
+"""The shortest distance of a frame, as such a part, beyond which atoms are not bonded: in Bohr, all are 1.9 times as
+long; and the part of frames that may be closer."""
+UNBONDED = {2, 10, 18, 36, 54, 86}
+"""Noble gases."""
 CROWDED = 60.0
 """Volume of an atom [Å³] below which a cell is filled."""
 EMPTY = 300.0
@@ -24,7 +29,8 @@ class Geometry:
         self.unusable = Places()
         self.impossible, self.close = Places(), Places()
         self.dummy, self.forgotten = Places(), Places()
-        self.several = 0
+        self.shortest: list[float] = []
+        """Of frames with bonds to be expected, the shortest distance as a part of the sum of the covalent radii."""
 
     def see(self, frame: Frame) -> None:
         """One more frame."""
@@ -37,11 +43,14 @@ class Geometry:
             self.dummy.add(frame)
         if not atoms.pbc.any() and len(atoms) > 1 and 1 < volume < CROWDED and len(atoms) >= 4:
             self.forgotten.add(frame)
+        bonded = len(atoms) > 1 and not UNBONDED & set(atoms.numbers.tolist())
         if not len(pairs.i):
+            self.shortest += [np.inf] * bonded
             return
         radii = covalent_radii[atoms.numbers]
         part = pairs.distance / (radii[pairs.i] + radii[pairs.j])
         k = int(part.argmin())
+        self.shortest += [float(part[k])] * bonded
         if part[k] < CLOSE:
             image = " through the cell's boundary" if pairs.shift[k].any() else ""
             names = " and ".join(f"{atoms.symbols[a]} {a}" for a in (int(pairs.i[k]), int(pairs.j[k])))
@@ -77,7 +86,24 @@ class Geometry:
             "{n} with a cell that its atoms fill, but without periodicity",
             "if these are crystals or liquids, switch on pbc: neighbours through the boundary are missing",
         )
-        return found
+        return found + self._unit()
+
+    def _unit(self) -> list[Finding]:
+        """Whether all distances are those of another unit."""
+        if not self.shortest or (shortest := float(np.quantile(self.shortest, MOST_FAR, method="lower"))) < FAR:
+            return []
+        nearest = "no two are neighbours"
+        if np.isfinite(shortest):
+            nearest = f"the nearest two are {shortest:.2f} times the sum of their covalent radii apart"
+        return [
+            Finding(
+                "warning",
+                "positions-unit",
+                f"atoms are far from each other in nearly all frames: {nearest}, as if in Bohr",
+                "positions and cells are in Å: multiply them by 0.529177 if they are in Bohr",
+                evidence={"shortest": shortest},
+            )
+        ]
 
 
 class Coverage:
@@ -92,6 +118,8 @@ class Coverage:
         self.isolated: dict[int, Places] = defaultdict(Places)
         self.lonely = Places()
         self.neighbors = np.zeros(0, dtype=np.int64)  # atoms with 0, 1, 2, ... neighbours
+        self.whole = True
+        """Whether all atoms of every frame are neighbours: a longer cut-off finds no more."""
         self.atoms, self.frames, self.edges = 0, 0, 0
 
     def see(self, frame: Frame) -> None:
@@ -114,6 +142,8 @@ class Coverage:
         size = max(len(of_count), len(self.neighbors))
         self.neighbors = np.pad(self.neighbors, (0, size - len(self.neighbors)))
         self.neighbors[: len(of_count)] += of_count
+        size = len(frame.atoms)
+        self.whole &= not frame.atoms.pbc.any() and len(frame.pairs.i) == size * (size - 1) // 2
         if not of_atom.all():
             self.lonely.add(frame, f"atom {int(of_atom.argmin())}")
         self._add_pairs(frame)
@@ -183,7 +213,7 @@ class Coverage:
                 )
             )
         mean, (few, many) = self.mean_neighbors, UNUSUAL_NEIGHBORS
-        if self.neighbors.sum() and not few < mean < many:
+        if self.neighbors.sum() and not few < mean < many and not (self.whole and mean < many):
             other = self.cutoff * ((few * 3 if mean < few else many / 2) / max(mean, 0.5)) ** (1 / 3)
             found.append(
                 Finding(

@@ -15,6 +15,7 @@ from scipy.spatial import cKDTree
 
 from physicsml_ase.check.findings import Finding, Places
 from physicsml_ase.check.frame import LABELS, Floats, Frame
+from physicsml_ase.check.states import state_of
 from physicsml_ase.conventions import InputError
 from physicsml_ase.data.sources import available_keys
 from physicsml_ase.neighbors.pairs import find_pairs
@@ -43,20 +44,6 @@ KNOWN = re.compile(r"energy|force|stress|virial|dipole|charge|magmom|polariz|gap
 """Keys of `Atoms.info` under which labels stand."""
 ATOMS = 100_000
 """Of frames that are compared although there are COMPARED before them: surely equal ones, as a rule, but large."""
-STATES = (
-    "charge",
-    "total_charge",
-    "spin",
-    "total_spin",
-    "multiplicity",
-    "mult",
-    "uhf",
-    "electric_field",
-    "field",
-    "head",
-)
-"""Keys of `Atoms.info` that make frames of one geometry different calculations."""
-
 Read = Callable[[str, int], Atoms]
 """Gives a frame of a set again."""
 
@@ -83,9 +70,7 @@ class Repeats:
         self.energies.append(frame.energy / len(frame.atoms))
         forces = frame.forces
         self.forces.append(float("nan") if forces is None else float(np.sqrt((forces**2).sum(1).mean())))
-        pairs = frame.atoms.info.get("key_value_pairs")
-        info = {**pairs, **frame.atoms.info} if isinstance(pairs, dict) else frame.atoms.info
-        self.states.append(repr([(k, np.asarray(info[k]).tolist()) for k in STATES if k in info]))
+        self.states.append(repr(sorted(state_of(frame).items())))
         there = (np.isfinite(frame.energy), frame.forces is not None, frame.stress is not None)
         labels = {name for name, is_there in zip(LABELS, there) if is_there}
         places = available_keys(frame.atoms)

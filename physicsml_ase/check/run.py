@@ -6,7 +6,7 @@ and signs are judged by. Where a fit to the sample follows the forces, frames be
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -27,8 +27,9 @@ from physicsml_ase.check.repeats import Repeats
 from physicsml_ase.check.report import Report
 from physicsml_ase.check.rows import follow_nothing, strange
 from physicsml_ase.check.sample import Sample
+from physicsml_ase.check.states import States
 from physicsml_ase.check.stresses import stresses
-from physicsml_ase.check.units import LINE, energy_against_forces, judge
+from physicsml_ase.check.units import LINE, energy_against_forces, judge, unrelated
 from physicsml_ase.conventions import InputError
 from physicsml_ase.data.progress import progress
 from physicsml_ase.data.sources import Source, SourceSpec, available_keys, open_source, suggest_label_keys
@@ -75,8 +76,9 @@ def check_sources(
     most: int | None = None,
     sampled: tuple[int, int] = (150, 5000),
     again: int = 3000,
+    inputs: Collection[str] = (),
 ) -> Report:
-    """The same of open sources by set, "train" first.
+    """The same of open sources by set, "train" first; `inputs` are what the model knows of a structure beside it.
 
     Of each set at most `most` frames are read, evenly spaced; units and signs are judged by at most `sampled`
     frames and atoms, and the forces of at most `again` other frames are then compared with what those teach.
@@ -88,7 +90,7 @@ def check_sources(
     assumed = {name: key for name, key in wanted.items() if name not in keys}
     coverage, repeats = Coverage(cutoff), Repeats(cutoff)
     families: list[Family] = [Labels(wanted, assumed), Geometry(), Balance(), Energies(), LargeForces()]
-    families += [Theory(), FreeEnergy(wanted), Placeholders(), coverage]
+    families += [Theory(), States(inputs), FreeEnergy(wanted), Placeholders(), coverage]
     samples = {set_: Sample(*sampled) for set_ in sources}
     places = {set_: _places(len(source), most) for set_, source in sources.items()}
     unreadable = Places()
@@ -153,7 +155,7 @@ def consistency(fit: Probe) -> tuple[list[Finding], dict[str, float]]:
     for name, found in evidence._asdict().items():
         if found.points:
             numbers |= {f"{name}.slope": found.middle, f"{name}.correlation": found.correlation}
-    return judge(evidence, fit) + stresses(fit) + follow_nothing(fit), numbers
+    return judge(evidence, fit) + unrelated(evidence, fit) + stresses(fit) + follow_nothing(fit), numbers
 
 
 def _looked_at_again(

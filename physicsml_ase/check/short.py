@@ -1,7 +1,7 @@
 """The short form of a check, at the start of a training: what is wrong, in a few lines, within seconds."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from physicsml_ase.check.frame import LABELS
 from physicsml_ase.check.run import check_sources
@@ -32,10 +32,15 @@ SAID = {
 """What training says itself, or refuses, by the rules of its config."""
 
 
-def tell(sources: Mapping[str, Mapping[str, Source]], cutoff: float, label_keys: Mapping[str, str]) -> None:
+def tell(
+    sources: Mapping[str, Mapping[str, Source]],
+    cutoff: float,
+    label_keys: Mapping[str, str],
+    inputs: Collection[str] = (),
+) -> None:
     """Log what is likely wrong with the sets of a run, {set: {name: source}}; nothing is refused.
 
-    Named sources are checked by themselves: their labels may differ.
+    Named sources are checked by themselves: their labels may differ. `inputs` are the model's, beside the structure.
     """
     label_keys = {name: name for name in LABELS} | dict(label_keys)  # nothing is judged that is not learned
     names = list(dict.fromkeys(name for of in sources.values() for name in of))
@@ -45,7 +50,13 @@ def tell(sources: Mapping[str, Mapping[str, Source]], cutoff: float, label_keys:
             continue
         try:
             report = check_sources(
-                given, cutoff=cutoff, label_keys=label_keys, most=MOST, sampled=SAMPLED, again=0
+                given,
+                cutoff=cutoff,
+                label_keys=label_keys,
+                most=MOST,
+                sampled=SAMPLED,
+                again=0,
+                inputs=inputs,
             )
         except Exception as error:  # a training does not fail by what only looks at its data
             log.warning(

@@ -24,6 +24,8 @@ class Slope(NamedTuple):
     points: int
     free: float = 0.0
     """Independent points beyond what was fitted: of P points with something in common there are fewer."""
+    spread: float = 0.0
+    """Of y: the median distance from its median."""
 
     @property
     def middle(self) -> float:
@@ -69,7 +71,7 @@ def slope(x: Floats, y: Floats, through_zero: bool = False, free: float | None =
         keep = away <= limit
     ratio = scales[1] / scales[0]
     free = (len(x) if free is None else free) * found.points / len(x)
-    return found._replace(low=found.low * ratio, high=found.high * ratio, free=free)
+    return found._replace(low=found.low * ratio, high=found.high * ratio, free=free, spread=scales[1])
 
 
 def _spread(values: Floats) -> float:

@@ -27,8 +27,17 @@ NAMED = 5
 def state_of(frame: Frame) -> dict[str, str]:
     """Those that the frame has, as text."""
     info = frame.atoms.info
-    info = {**(info.get("key_value_pairs") or {}), **info}
-    return {key: repr(np.asarray(info[key]).tolist()) for key in STATES if key in info}
+    pairs = info.get("key_value_pairs")
+    info = {**pairs, **info} if isinstance(pairs, dict) else info
+    return {key: _in_words(info[key]) for key in STATES if key in info}
+
+
+def _in_words(value: object) -> str:
+    """The same for 1 and 1.0."""
+    numbers = np.asarray(value)
+    if numbers.dtype.kind not in "biuf":
+        return str(value)
+    return " ".join(f"{x:g}" for x in numbers.ravel().tolist())
 
 
 class States:

@@ -32,6 +32,13 @@ ERRORS, UNSURE = 3.0, 0.2
 FREE = 12
 """Independent frames from which a fit to them is believed to help between two of them."""
 FEW, MANY = 8, 30
+UNRELATED, PARTLY = 0.35, 0.6
+"""Correlations below which energies have nothing to do with the forces, and from which on they have."""
+ENOUGH_PAIRS, ENOUGH_MOLECULES, ENOUGH_CELLS = 30, 20, 50
+"""Pairs of near frames, or frames of a fit that follows the forces by GOOD_FIT, from which the lack of one is told, ..."""
+GOOD_FIT = 0.9
+LEAST = 1e-3
+"""... of energies that differ by so much [eV/atom]."""
 NEAREST = 300
 """Pairs of frames that are used, those with the least displacement."""
 SHELLS = (3.0, 5.0)
@@ -145,6 +152,29 @@ def judge(evidence: Evidence, fit: Probe) -> list[Finding]:
             + (f": {as_if}" if as_if else ": energies and forces do not belong together"),
             "labels are in eV and eV/Å, forces are minus the gradient: correct the label that is wrong",
             evidence={"slope": middle, "low": bounds[0], "high": bounds[1], "correlation": found.correlation},
+        )
+    ]
+
+
+def unrelated(evidence: Evidence, fit: Probe) -> list[Finding]:
+    """What is said where energies do not follow the forces at all: by pairs of near frames, or else by the fit."""
+    rule, by_fit = evidence.by_rule, evidence.by_fit
+    enough = ENOUGH_CELLS if any(f.atoms.pbc.any() for f in fit.frames) else ENOUGH_MOLECULES
+    found, how = NOTHING, ""
+    if rule.points >= ENOUGH_PAIRS:
+        found, how = rule, f"{rule.points} pairs of near frames"
+    elif by_fit.points >= enough and fit.correlation >= GOOD_FIT and abs(rule.correlation) < PARTLY:
+        found, how = by_fit, f"a fit to the forces of {by_fit.points} frames"
+    if not how or abs(found.correlation) >= UNRELATED or found.spread < LEAST:
+        return []
+    return [
+        Finding(
+            "warning",
+            "energies-follow-nothing",
+            f"energies do not follow from the forces (r {found.correlation:.2f}, {how})",
+            "as if of other frames, or of states that positions do not tell (charge, spin, settings): compare them with "
+            "the calculation's output",
+            evidence={"correlation": found.correlation},
         )
     ]
 

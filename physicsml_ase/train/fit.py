@@ -194,7 +194,7 @@ def _opened(
         teach(datamodule, begin.teachers, config.seed, folder.root / TAUGHT, begin.epochs)
     if is_first_process() and saved is None and not begin.is_part:
         keys = {label.name: label.key for label in datamodule.labels}
-        tell(datamodule.sources, datamodule.domain.cutoff, keys)
+        tell(datamodule.sources, datamodule.domain.cutoff, keys, datamodule.domain.attrs)
     return datamodule
 
 
