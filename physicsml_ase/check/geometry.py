@@ -13,6 +13,8 @@ IMPOSSIBLE, CLOSE = 0.25, 0.5
 FAR, MOST_FAR = 1.4, 0.1
 """The shortest distance of a frame, as such a part, beyond which atoms are not bonded: in Bohr, all are 1.9 times as
 long; and the part of frames that may be closer."""
+FEW = 3
+"""Frames that the unit of positions is told from."""
 UNBONDED = {2, 10, 18, 36, 54, 86}
 """Noble gases."""
 CROWDED = 60.0
@@ -30,7 +32,7 @@ class Geometry:
         self.impossible, self.close = Places(), Places()
         self.dummy, self.forgotten = Places(), Places()
         self.shortest: list[float] = []
-        """Of frames with bonds to be expected, the shortest distance as a part of the sum of the covalent radii."""
+        """Of frames with bonds to be expected (pairs of atoms may be pulled apart), the shortest distance as a part of the sum of the covalent radii."""
 
     def see(self, frame: Frame) -> None:
         """One more frame."""
@@ -43,7 +45,7 @@ class Geometry:
             self.dummy.add(frame)
         if not atoms.pbc.any() and len(atoms) > 1 and 1 < volume < CROWDED and len(atoms) >= 4:
             self.forgotten.add(frame)
-        bonded = len(atoms) > 1 and not UNBONDED & set(atoms.numbers.tolist())
+        bonded = len(atoms) > 2 and not UNBONDED & set(atoms.numbers.tolist())
         if not len(pairs.i):
             self.shortest += [np.inf] * bonded
             return
@@ -90,7 +92,10 @@ class Geometry:
 
     def _unit(self) -> list[Finding]:
         """Whether all distances are those of another unit."""
-        if not self.shortest or (shortest := float(np.quantile(self.shortest, MOST_FAR, method="lower"))) < FAR:
+        if (
+            not self.shortest
+            or (shortest := float(np.quantile(self.shortest, MOST_FAR, method="lower"))) < FAR
+        ):
             return []
         nearest = "no two are neighbours"
         if np.isfinite(shortest):

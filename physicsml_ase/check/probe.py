@@ -23,9 +23,23 @@ ASKED = 24
 """Components of a frame whose standard errors stand for all."""
 
 
+SHELLS = (3.0, 5.0)
+"""Distances [Å] whose numbers of neighbours stand for the density."""
+
+
+class PerAtom(NamedTuple):
+    """A frame's energy beside the predicted one, and what else decides on it."""
+
+    label: float  # [eV/atom], NaN without one
+    predicted: float  # of the unit of the forces' work, up to a sum over atoms
+    fractions: Floats  # of each element, (Z,)
+    near: Floats  # neighbours of an atom within SHELLS, (2,)
+    periodic: bool
+
+
 @dataclass(frozen=True)
 class Row:
-    """A frame's labelled forces beside predicted ones, in four numbers."""
+    """A frame's labelled forces beside predicted ones, in four numbers, and its energy."""
 
     set_: str
     index: int
@@ -34,8 +48,14 @@ class Row:
     overlap: float  # sum of predicted times labelled components
     predicted: float  # sum of squares
     label: float
-    doubt: float = 0.0
+    doubt: float
     """Standard error of the prediction, as a part of the label: what the fit does not know of such a frame."""
+    per_atom: PerAtom
+
+    @property
+    def kind(self) -> tuple[int, ...]:
+        """The same for frames of one composition."""
+        return tuple(np.rint(self.per_atom.fractions * self.atoms).astype(int).tolist())
 
     @property
     def rms(self) -> float:
@@ -105,7 +125,7 @@ def probe(frames: Sequence[Frame], cutoff: float) -> Probe | None:
         virial=np.array([features[s].virial @ fit for s in range(len(chosen))]),
         correlation=float(overlap[inliers].sum() / total) if total else 0.0,
         rows=[
-            _row(frame, p, one, errors[s % FOLDS])
+            _row(frame, p, one, errors[s % FOLDS], columns, fit)
             for s, (frame, p, one) in enumerate(zip(chosen, predicted, features))
         ],
         forces=[(one.forces @ fit.astype(np.float32)).reshape(-1, 3).astype(np.float64) for one in features],
@@ -125,16 +145,35 @@ def rows(fit: Probe, frames: Sequence[Frame]) -> list[Row]:
     ]
     features = designs(known, fit.columns)
     coefficients = fit.coefficients.astype(np.float32)
-    return [_row(f, one.forces @ coefficients, one, fit.errors) for f, one in zip(known, features)]
+    return [
+        _row(f, one.forces @ coefficients, one, fit.errors, fit.columns, fit.coefficients)
+        for f, one in zip(known, features)
+    ]
 
 
-def _row(frame: Frame, predicted: NDArray[np.floating], one: Design, errors: Singles) -> Row:
+def _row(
+    frame: Frame,
+    predicted: NDArray[np.floating],
+    one: Design,
+    errors: Singles,
+    columns: Layout,
+    coefficients: Floats,
+) -> Row:
     assert frame.forces is not None
+    assert frame.pairs is not None
     y, p = frame.forces.ravel(), predicted.astype(np.float64)
     place = frame.set_, frame.index, frame.where, len(frame.atoms)
     asked = one.forces[:: -(-len(y) // ASKED)] @ errors
     doubt = np.sqrt((asked**2).sum(1).mean() / (np.square(y).mean() + 1e-300))
-    return Row(*place, float(p @ y), float(p @ p), float(y @ y), float(doubt))
+    size = len(frame.atoms)
+    per_atom = PerAtom(
+        frame.energy / size,
+        float(one.energy @ coefficients) / size,
+        (frame.atoms.numbers[:, None] == columns.elements).mean(0),
+        np.array([2 * (frame.pairs.distance < reach).sum() / size for reach in SHELLS]),
+        bool(frame.atoms.pbc.any()),
+    )
+    return Row(*place, float(p @ y), float(p @ p), float(y @ y), float(doubt), per_atom)
 
 
 def _solve(normal: Floats) -> Floats:

@@ -9,6 +9,8 @@ from physicsml_ase.check.probe import Probe, Row
 
 NONE = 0.2
 """Correlation of all labelled forces with those of a fit below which they follow nothing."""
+FRAMES = 8
+"""Frames from which on a fit tells anything of forces."""
 ENOUGH = 600
 """Force components from which a lack of correlation means something."""
 GOOD, BAD = 0.8, 0.3
@@ -21,8 +23,8 @@ FEWEST = 8
 """Atoms of a frame that is judged by itself; in smaller ones symmetry leaves too few free components."""
 SIZABLE = 0.3
 """Part of the median RMS from which the direction of a frame's forces is judged."""
-UNLIKE = 2.0
-"""Of a frame that the fit knows less of than of others by this factor, its forces may well be elsewhere."""
+UNLIKE, UNKNOWN = 2.0, 0.5
+"""Of a frame that the fit knows less of than of others by this factor, or by so much, forces may well be elsewhere."""
 LEAST_FORCE = 0.1
 """RMS component [eV/Å] of forces that a fit is able to follow."""
 
@@ -31,7 +33,7 @@ def follow_nothing(fit: Probe) -> list[Finding]:
     """What is said where forces and positions have nothing to do with each other."""
     typical = float(np.median([row.rms for row in fit.rows]))
     components = 3 * sum(row.atoms for row in fit.rows)
-    if fit.correlation >= NONE or typical < LEAST_FORCE or len(fit.rows) < 6 or components < ENOUGH:
+    if fit.correlation >= NONE or typical < LEAST_FORCE or len(fit.rows) < FRAMES or components < ENOUGH:
         return []
     return [
         Finding(
@@ -48,7 +50,7 @@ def strange(rows: Sequence[Row]) -> list[Finding]:
     """Single frames whose forces are of another size than the fit says, or point elsewhere."""
     typical = float(np.median([row.rms for row in rows])) if rows else 0.0
     judged = [row for row in rows if row.atoms >= FEWEST and row.rms > 1e-3]
-    if typical < LEAST_FORCE or len(judged) < 6:
+    if typical < LEAST_FORCE or len(judged) < FRAMES:
         return []
     return _scaled([row for row in judged if row.follow > GOOD]) + _elsewhere(
         [row for row in judged if row.rms > max(SIZABLE * typical, LEAST_FORCE)]
@@ -77,7 +79,7 @@ def _elsewhere(rows: list[Row]) -> list[Finding]:
     good = [row.doubt for row in rows if row.follow > GOOD]
     if len(good) < max(3, SOME * len(rows)):
         return []
-    most = UNLIKE * float(np.median(good))
+    most = min(UNLIKE * float(np.median(good)), UNKNOWN)
     places = Places()
     for row in sorted(rows, key=lambda row: row.follow):
         if row.follow < BAD and row.doubt < most:

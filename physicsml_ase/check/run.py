@@ -16,6 +16,7 @@ from physicsml_ase.check.balance import Balance
 from physicsml_ase.check.basis import BATCH
 from physicsml_ase.check.cost import cost
 from physicsml_ase.check.energies import UNITS, Energies
+from physicsml_ase.check.energy_line import stray_energies
 from physicsml_ase.check.findings import GRADES, Finding, Places
 from physicsml_ase.check.forces import LargeForces
 from physicsml_ase.check.frame import LABELS, Frame, look
@@ -111,6 +112,8 @@ def check_sources(
         more, numbers = consistency(fit)
         others = _looked_at_again(fit, sources[set_], set_, places[set_], again, wanted)
         more += strange([*fit.rows, *others])
+        named = {k for f in found if f.code == "energy-outliers" for of, k in f.frames if of == set_}
+        more += stray_energies([*fit.rows, *others], named)
         found += more if set_ == first else [_of_set(set_, f) for f in more]
         slopes |= {f"{set_}.{name}": value for name, value in numbers.items()}
     atoms_read = sum(coverage.elements.get(first, {}).values())

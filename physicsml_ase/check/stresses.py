@@ -9,8 +9,8 @@ from itertools import permutations
 import numpy as np
 from ase.units import Bohr, GPa, Hartree
 
-from physicsml_ase.check.findings import Finding
-from physicsml_ase.check.frame import Floats
+from physicsml_ase.check.findings import Finding, Places
+from physicsml_ase.check.frame import Floats, Frame
 from physicsml_ase.check.probe import Probe
 from physicsml_ase.check.slopes import NOTHING, Slope, slope
 from physicsml_ase.conventions import matrix_to_voigt
@@ -24,6 +24,14 @@ SURE, SURE_OF_FEW = 0.75, 0.9
 """Correlations from which a slope is believed, of many frames and of fewer."""
 LEAST = 1e-4
 """Mean size of a shear component [eV/Å³, as the fit says] below which its place can not be told."""
+FOLLOWS = 0.5
+"""Correlation of a frame's stress, but for its pressure, with what the forces imply, from which it tells a sign."""
+APART = 30.0
+"""It is of another unit at so many times what the forces imply, ..."""
+RIGHT = 0.05
+"""... which is said of single frames where at least this part of them are as they should be."""
+SIZABLE = 0.3
+"""Part of the median of what the forces imply, from which on a frame is judged by itself."""
 ORDERS = {
     "xx yy zz xy yz xz (VASP's)": (5, 3, 4),
     "xx yy zz xy xz yz": (5, 4, 3),
@@ -47,7 +55,7 @@ def stresses(fit: Probe) -> list[Finding]:
     found = _order_finding(order, correlations, len(rows))
     if order:
         label = label[:, [0, 1, 2, *_inverse(ORDERS[order])]]
-    return found + _unit(implied, label, volume)
+    return found + (_of_some(frames, implied, label) or _unit(implied, label, volume))
 
 
 def _order(implied: Floats, label: Floats) -> tuple[str, dict[str, float]]:
@@ -85,6 +93,43 @@ def _order_finding(order: str, correlations: dict[str, float], count: int) -> li
             evidence={"as_found": best, "as_labelled": own},
         )
     ]
+
+
+def _of_some(frames: list[Frame], implied: Floats, label: Floats) -> list[Finding]:
+    """Single frames whose stress has another sign or unit than the forces imply, where that of others has not."""
+    x, y = _without_pressure(implied), _without_pressure(label)
+    sizes = np.linalg.norm(x, axis=1)
+    judged = np.flatnonzero((sizes > SIZABLE * np.median(sizes)) & y.any(1))
+    x, y, sizes = x[judged], y[judged], sizes[judged]
+    ratio = np.linalg.norm(y, axis=1) / sizes
+    follow = (x * y).sum(1) / (sizes**2 * ratio)
+    other_unit = (np.abs(follow) > FOLLOWS) & (np.abs(np.log(ratio)) > np.log(APART))
+    other_sign = (follow < -FOLLOWS) & ~other_unit
+    if len(judged) < FEW or (~other_unit & (follow > FOLLOWS)).sum() < max(3, RIGHT * len(judged)):
+        return []
+    signs, units = Places(), Places()
+    for k in np.flatnonzero(other_sign).tolist():
+        signs.add(frames[judged[k]], f"r {follow[k]:.2f}")
+    for k in np.flatnonzero(other_unit).tolist():
+        units.add(frames[judged[k]], f"{np.sign(follow[k]) * ratio[k]:.3g} times")
+    looked_at = f"of {len(judged)} looked at"
+    return signs.finding(
+        "warning",
+        "stress-sign-of-some",
+        f"{{n}} {looked_at} with a stress of the other sign than the forces imply",
+        "as VASP writes it, positive in compression: negate those of these frames, not all",
+    ) + units.finding(
+        "warning",
+        "stress-unit-of-some",
+        f"{{n}} {looked_at} with a stress of another unit than the forces imply",
+        "1602 is kBar, with the other sign where VASP wrote it, 160 is GPa: stresses are in eV/Å³",
+    )
+
+
+def _without_pressure(stress: Floats) -> Floats:
+    """The rest of stresses (S, 6), with the norm of the matrix."""
+    even = stress[:, :3] - stress[:, :3].mean(1, keepdims=True)
+    return np.concatenate([even, np.sqrt(2) * stress[:, 3:]], axis=1)
 
 
 def _unit(implied: Floats, label: Floats, volume: Floats) -> list[Finding]:

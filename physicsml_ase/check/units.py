@@ -7,6 +7,7 @@ from ase.units import Bohr, Hartree, Rydberg, kcal, kJ, mol
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from physicsml_ase.check.energy_line import FEW, energy_line
 from physicsml_ase.check.findings import Finding, Grade
 from physicsml_ase.check.frame import Ints
 from physicsml_ase.check.probe import Probe
@@ -16,9 +17,10 @@ from physicsml_ase.check.work import SAME_CELL, Guess, works
 ORDINARY = 1.55
 """Slopes up to this factor from one are the fit's own error..."""
 ORDINARY_BY_FIT = 1.75
-"""The same of periodic frames where the fit is all there is: it says little of what an even strain does..."""
-FITTED = 0.6
-"""... which must correlate with the forces by this."""
+"""The same where the fit is all there is, of crystals and of unlike molecules: it says little of what an even strain
+does, or another composition..."""
+FITTED, FITTED_UNLIKE = 0.6, 0.8
+"""... and must correlate with the forces by this, of like molecules and of others."""
 CLEAR = 1.35
 """... and both bounds of another must lie beyond this one."""
 TOLERANCE = 1.3
@@ -29,20 +31,18 @@ LINE = 0.97
 """Correlation of a line, to which the method that assumes the least is preferred."""
 ERRORS, UNSURE = 3.0, 0.2
 """A slope is away from one by so many of its standard errors; one of the other sign has a smaller error than this."""
-FREE = 12
-"""Independent frames from which a fit to them is believed to help between two of them."""
-FEW, MANY = 8, 30
+FREE, FREE_OF_RULE = 12, 8
+"""Independent frames from which a fit to them, or none, is believed to tell of two of them."""
+MANY = 30
 UNRELATED, PARTLY = 0.35, 0.6
 """Correlations below which energies have nothing to do with the forces, and from which on they have."""
 ENOUGH_PAIRS, ENOUGH_MOLECULES, ENOUGH_CELLS = 30, 20, 50
-"""Pairs of near frames, or frames of a fit that follows the forces by GOOD_FIT, from which the lack of one is told, ..."""
+"""Pairs of near frames, or frames of a fit that follows the forces by GOOD_FIT, from which that is told, ..."""
 GOOD_FIT = 0.9
 LEAST = 1e-3
 """... of energies that differ by so much [eV/atom]."""
 NEAREST = 300
 """Pairs of frames that are used, those with the least displacement."""
-SHELLS = (3.0, 5.0)
-"""Distances [Å] whose numbers of neighbours stand for the density."""
 EXTREME = 5.0
 """A slope so far from one is nobody's physics."""
 
@@ -96,37 +96,35 @@ def energy_against_forces(fit: Probe) -> Evidence:
         same = np.flatnonzero((work.strain <= SAME_CELL) & np.isfinite(found))
         near = same[np.argsort(work.moved[same], kind="stable")][:NEAREST]
         free = _independent(work.frames[near])
-        if found is work.forces and free < FREE:
+        if free < (FREE if found is work.forces else FREE_OF_RULE):
             near = near[:0]
         slopes.append(slope(found[near] / work.size[near], work.energy[near] / work.size[near], True, free))
-    return Evidence(slopes[0], slopes[1], _by_fit(fit))
+    return Evidence(slopes[0], slopes[1], energy_line(fit.rows).slope)
 
 
 def judge(evidence: Evidence, fit: Probe) -> list[Finding]:
     """What the slopes say about energies and forces of the frames."""
     sizes = [len(frame.atoms) for frame in fit.frames]
     found, how = evidence.best
-    ordinary, clear = ORDINARY, CLEAR
+    ordinary, clear, own = ORDINARY, CLEAR, 0.0
     if found is evidence.by_fit:
         if fit.correlation < FITTED:
             return []
-        periodic = any(f.atoms.pbc.any() for f in fit.frames)
-        if periodic and found.free < FREE:
-            return []
-        ordinary = ORDINARY_BY_FIT if periodic else ORDINARY
+        if any(f.atoms.pbc.any() for f in fit.frames) or len({row.kind for row in fit.rows}) > 1:
+            if found.free < FREE or fit.correlation < FITTED_UNLIKE:
+                return []
+            ordinary, own = ORDINARY_BY_FIT, float(np.sqrt(1 - fit.correlation**2)) / fit.correlation
     others = [s for s in evidence if s.points >= FEW and abs(s.correlation) >= SURE]
     middle = found.middle
-    if not found.points or 1 / ordinary < middle < ordinary:
+    if not found.points:
         return []
     bounds = sorted((abs(found.low), abs(found.high)))
     if middle > 0 and bounds[0] < clear and bounds[1] > 1 / clear:
         return []
     if middle < 0 and found.error > UNSURE:
         return []
-    unsure = [float(np.log(ordinary)), ERRORS * found.error]
-    if found is evidence.by_fit:  # what the fit leaves of the forces is its own error, too
-        unsure.append(float(np.sqrt(1 - fit.correlation**2)) / fit.correlation)
-    if middle > 0 and abs(np.log(middle)) < np.linalg.norm(unsure):
+    unsure = np.linalg.norm([np.log(ordinary), ERRORS * found.error, own])
+    if middle > 0 and abs(np.log(middle)) < unsure:
         return []
     if any(np.sign(s.middle) != np.sign(middle) for s in others):
         return []
@@ -172,8 +170,8 @@ def unrelated(evidence: Evidence, fit: Probe) -> list[Finding]:
             "warning",
             "energies-follow-nothing",
             f"energies do not follow from the forces (r {found.correlation:.2f}, {how})",
-            "as if of other frames, or of states that positions do not tell (charge, spin, settings): compare them with "
-            "the calculation's output",
+            "as if of other frames, or of states that positions do not tell (charge, spin, settings): compare them "
+            "with the calculation's output",
             evidence={"correlation": found.correlation},
         )
     ]
@@ -186,39 +184,6 @@ def explanations(ratio: float, sizes: list[int]) -> list[str]:
         known.append((1 / float(np.median(sizes)), "energies per atom"))
     away = [(abs(float(np.log(ratio / r))), name) for r, name in known]
     return [name for distance, name in sorted(away) if distance < np.log(TOLERANCE)]
-
-
-def _by_fit(fit: Probe) -> Slope:
-    """Labelled against predicted energies per atom, where the compositions leave something to compare."""
-    known = np.array([np.isfinite(f.energy) for f in fit.frames])
-    elements = np.unique(np.concatenate([f.atoms.numbers for f in fit.frames]))
-    counts = np.array([[(f.atoms.numbers == z).sum() for z in elements] for f in fit.frames], dtype=float)
-    sizes = counts.sum(1)
-    if known.sum() < FEW + len(elements):
-        return NOTHING
-    x = (counts / sizes[:, None])[known]
-    if all(f.atoms.pbc.any() for f in fit.frames):  # forces say little of what an even strain does
-        near = np.array(
-            [2 * (f.pairs.distance < reach).sum() for f in fit.frames if f.pairs for reach in SHELLS]
-        )
-        near = near.reshape(len(sizes), len(SHELLS))[known] / sizes[known, None]
-        x = np.concatenate([x, (near - near.mean(0)) / (near.std(0) + 1e-9)], axis=1)
-    label = np.array([f.energy for f in fit.frames])[known] / sizes[known]
-    predicted = fit.energy[known] / sizes[known]
-    residual = []
-    weights = np.ones(len(x))
-    for values in (predicted, label):
-        for _ in range(8):  # towards least absolute deviations: a wrong frame must not tilt it
-            root = np.sqrt(weights)
-            middle = float(np.average(values, weights=weights))
-            solution = np.linalg.lstsq(x * root[:, None], (values - middle) * root, rcond=1e-6)[0]
-            rest = values - middle - x @ solution
-            weights = 1 / np.maximum(np.abs(rest), 1e-3 * np.median(np.abs(rest)) + 1e-12)
-            weights /= weights.max()
-        weights = np.ones(len(x))
-        residual.append(rest)
-    free = len(x) - int(np.linalg.matrix_rank(x, tol=1e-6 * len(x)))
-    return slope(residual[0], residual[1], free=free)
 
 
 def _independent(pairs: Ints) -> int:

@@ -11,7 +11,8 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.units import Bohr, GPa, Hartree, kcal, mol
 
-from physicsml_ase.check import Finding, Report, check
+from physicsml_ase.check import Finding, Report, check, check_sources
+from physicsml_ase.data.sources import open_source
 
 DATA = Path(__file__).parents[2] / "examples" / "data"
 Frames = list[Atoms]
@@ -80,6 +81,88 @@ def test_clean_sets_are_not_accused(frames: Callable[[], Frames]) -> None:
 def test_units_of_energies_and_forces(frames: Callable[[], Frames], factor: dict, words: str) -> None:
     report = check(scaled(frames(), **factor))
     assert words in finding(report, "energy-force-units").message
+
+
+@pytest.mark.parametrize("frames", [alloy, molecules])
+def test_positions_in_bohr(frames: Callable[[], Frames]) -> None:
+    report = check([in_bohr(a) for a in frames()])
+    assert "as if positions in Bohr" in finding(report, "energy-force-units").message
+    assert "as if in Bohr" in finding(report, "positions-unit").message
+
+
+def in_bohr(atoms: Atoms) -> Atoms:
+    """The same numbers for the labels, positions and cell in Bohr."""
+    new = changed(atoms)
+    new.set_cell(atoms.cell / Bohr, scale_atoms=False)
+    new.positions = atoms.positions / Bohr
+    return new
+
+
+def test_atoms_without_bonds_are_not_in_another_unit() -> None:
+    """Noble gases, and two atoms that are pulled apart."""
+    dimers = [Atoms("NO", [[0, 0, 0], [0, 0, d]]) for d in np.linspace(2.4, 4.5, 12)]
+    argon = [Atoms("Ar8", np.indices((2, 2, 2)).reshape(3, 8).T * d) for d in np.linspace(3.5, 4.2, 12)]
+    for frames in (dimers, argon):
+        labelled = [
+            with_results(a, {"energy": 1.0 + k, "forces": np.zeros((len(a), 3))})
+            for k, a in enumerate(frames)
+        ]
+        assert "positions-unit" not in codes(check(labelled))
+
+
+@pytest.mark.parametrize("count", [6, 8, 10, 14, 20])
+@pytest.mark.parametrize("frames", [alloy, molecules])
+def test_few_clean_frames_are_not_accused(frames: Callable[[], Frames], count: int) -> None:
+    """Pairs of few frames are not independent of each other."""
+    everything = frames()
+    for begin in range(0, len(everything) - count, max(1, len(everything) // 4)):
+        assert codes(check(everything[begin : begin + count])) <= {"all-zero-forces"}
+
+
+def test_energies_of_other_frames() -> None:
+    """Each structure's energies, one frame on: compositions do not tell."""
+    frames = emt_crystals(60, np.random.default_rng(4), shear=0.0)
+    energies = np.roll([a.calc.results["energy"] for a in frames], 1)
+    report = check([changed(a, energy=e) for a, e in zip(frames, energies)])
+    assert codes(report) == {"energies-follow-nothing"}
+    assert "as if of other frames" in finding(report, "energies-follow-nothing").advice
+
+
+def test_single_stray_energies() -> None:
+    """A fraction of an eV per atom is nothing among compositions; of like frames, it is told by the forces."""
+    frames = ase.io.read(DATA / "water_train.xyz", ":")
+    assert codes(check(frames)) == set()
+    for k in (7, 31):
+        frames[k] = changed(frames[k], energy=frames[k].calc.results["energy"] + 0.4 * len(frames[k]))
+    assert set(finding(check(frames), "stray-energies").frames) == {("train", 7), ("train", 31)}
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5])
+@pytest.mark.parametrize(
+    ("factor", "code"), [(-1.0, "stress-sign-of-some"), (-10 / GPa, "stress-unit-of-some")]
+)
+def test_stresses_of_some(factor: float, code: str, part: float) -> None:
+    """Frames are named, and what is right is not to be changed with them."""
+    frames = emt_crystals(40, np.random.default_rng(5), shear=0.02)
+    wrong = set(np.random.default_rng(6).choice(40, round(part * 40), replace=False).tolist())
+    for k in wrong:
+        frames[k] = changed(frames[k], stress=factor * frames[k].calc.results["stress"])
+    report = check(frames)
+    assert codes(report) == {code}
+    named = {index for _, index in finding(report, code).frames}
+    assert named <= wrong
+    assert len(named) >= 0.8 * len(wrong)
+
+
+def test_charges_that_are_no_input() -> None:
+    frames = [changed(a) for a in molecules()[:20]]
+    for k, atoms in enumerate(frames):
+        atoms.info["charge"] = k % 2 if k % 3 else float(k % 2)
+    found = finding(check(frames), "unknown-state")
+    assert "charge: 0 (10 frames), 1 (10 frames)" in found.message
+    assert "graph_attrs_cols=[charge]" in found.advice
+    known = check_sources({"train": open_source(frames)}, inputs=["charge"])
+    assert "unknown-state" not in codes(known)
 
 
 @pytest.mark.parametrize("frames", [alloy, molecules])
