@@ -35,9 +35,12 @@ SETS = {
     "PbTe": "PbTe/train.xyz",
     "oxides": "oxides/train.xyz",
 }
-KNOWN = {"duplicates", "leakage", "near-leakage"}
-"""Codes that clean sets deserve: Si and TiO2 hold repeated frames."""
+KNOWN = {"duplicates", "leakage", "near-leakage", "all-zero-forces"}
+"""Codes that clean sets deserve: Si and TiO2 hold repeated frames, Si strained crystals at rest one after another."""
 SIZES = (20, 100, 400)
+FEW = "none, few"
+SMALL, DRAWS = (6, 8, 10, 14, 20, 30), 10
+"""Sizes of clean sets that are drawn so many times, and twice: at random, and one frame after another."""
 COLUMNS = ("set", "frames", "seed", "error", "found", "grade", "named", "others", "codes", "seconds")
 Frames = list[Atoms]
 
@@ -113,11 +116,33 @@ def forces_of_next(frames: Frames, rng: np.random.Generator) -> Case | None:
     return Case([relabelled(a, forces=f) for a, f in zip(frames, forces[-1:] + forces[:-1])], [], set())
 
 
+def in_bohr(frames: Frames, rng: np.random.Generator) -> Case:
+    """Positions and cells in Bohr, labels in eV and eV/Å."""
+    moved = [relabelled(a) for a in frames]
+    for atoms in moved:
+        atoms.set_cell(atoms.cell / Bohr, scale_atoms=False)
+        atoms.positions /= Bohr
+    return Case(moved, [], set())
+
+
+def energies_of_next(frames: Frames, rng: np.random.Generator) -> Case:
+    """Energies of another frame of the same composition."""
+    kinds = defaultdict(list)
+    for k, atoms in enumerate(frames):
+        kinds[atoms.get_chemical_formula()].append(k)
+    other = {k: of[j - 1] for of in kinds.values() for j, k in enumerate(of)}
+    energies = [frames[other[k]].calc.results["energy"] for k in range(len(frames))]
+    return Case([relabelled(a, energy=e) for a, e in zip(frames, energies)], [], set())
+
+
 def some(part: float, change: Callable[[Atoms, np.random.Generator], Atoms]) -> Callable:
     """A change of a part of the frames, at least one."""
 
-    def make(frames: Frames, rng: np.random.Generator) -> Case:
-        fit = [k for k, atoms in enumerate(frames) if change is not forces_of_others or _has_forces(atoms)]
+    def make(frames: Frames, rng: np.random.Generator) -> Case | None:
+        able = {forces_of_others: _has_forces, stress_turned: _has_stress, stress_in_kbar: _has_stress}
+        fit = [k for k, atoms in enumerate(frames) if able.get(change, bool)(atoms)]
+        if not fit:
+            return None
         size = min(max(1, round(part * len(frames))), len(fit))
         chosen = set(rng.choice(fit, size, replace=False).tolist())
         return Case([change(a, rng) if k in chosen else a for k, a in enumerate(frames)], [], chosen)
@@ -128,6 +153,29 @@ def some(part: float, change: Callable[[Atoms, np.random.Generator], Atoms]) -> 
 def _has_forces(atoms: Atoms) -> bool:
     """Whether another order of the forces is an error: in a crystal at rest all of them are zero."""
     return bool(np.sqrt(np.mean(np.square(atoms.calc.results["forces"]))) > 0.1)
+
+
+def _has_stress(atoms: Atoms) -> bool:
+    """Whether its sign can be told: it is not a mere pressure."""
+    stress = np.array(atoms.calc.results.get("stress", np.zeros(6)))
+    stress[:3] -= stress[:3].mean()
+    return bool(np.abs(stress).max() > 0.005)
+
+
+def stress_turned(atoms: Atoms, rng: np.random.Generator) -> Atoms:
+    """One frame's stress with the other sign."""
+    return relabelled(atoms, stress=-np.asarray(atoms.calc.results["stress"]))
+
+
+def stress_in_kbar(atoms: Atoms, rng: np.random.Generator) -> Atoms:
+    """One frame's stress as VASP writes it."""
+    return relabelled(atoms, stress=-10 / GPa * np.asarray(atoms.calc.results["stress"]))
+
+
+def energy_a_little_off(atoms: Atoms, rng: np.random.Generator) -> Atoms:
+    """A calculation that did not converge: 0.3 eV/atom off."""
+    away = 0.3 * rng.choice([-1, 1]) * len(atoms)
+    return relabelled(atoms, energy=atoms.calc.results["energy"] + away)
 
 
 def energy_in_hartree(atoms: Atoms, rng: np.random.Generator) -> Atoms:
@@ -234,6 +282,8 @@ KINDS: dict[str, Kind] = {
         shuffled_forces, {"forces-follow-nothing", "net-torque", "forces-of-other-atoms"}
     ),
     "forces of the frame before": Kind(forces_of_next, {"forces-follow-nothing", "net-torque"}),
+    "positions in Bohr": Kind(in_bohr, {"positions-unit", "energy-force-units"}),
+    "energies of other frames": Kind(energies_of_next, {"energies-follow-nothing"}),
     "leakage": Kind(leakage, {"leakage"}),
     "repeated frames": Kind(repeated, {"duplicates"}),
     **{
@@ -241,6 +291,9 @@ KINDS: dict[str, Kind] = {
         for name, change, codes in (
             ("energy in Hartree", energy_in_hartree, {"energy-outliers"}),
             ("energy off", energy_off, {"energy-outliers"}),
+            ("energy 0.3 eV/atom off", energy_a_little_off, {"energy-outliers", "stray-energies"}),
+            ("stress sign", stress_turned, {"stress-sign-of-some"}),
+            ("stress in kBar", stress_in_kbar, {"stress-unit-of-some"}),
             ("a force of 100 eV/Å", one_force, FORCE),
             ("forces in kcal/mol/Å", forces_in_kcal, FORCE),
             ("forces shuffled", forces_of_others, FORCE),
@@ -281,6 +334,22 @@ def run(source: Path, seeds: int, only: str | None) -> None:
                         writer.writerow(row)
                         stream.flush()
                         print(*row, sep="\t", flush=True)
+        if only is None:
+            for name, file in SETS.items():
+                writer.writerows(few(name, ase.io.read(source / file, ":")))
+
+
+def few(name: str, whole: Frames) -> Iterator[tuple]:
+    """A row for each draw of few clean frames."""
+    for size in (size for size in SMALL if size < len(whole)):
+        for seed in range(DRAWS):
+            rng = np.random.default_rng((seed, size, 2))
+            first = int(rng.integers(len(whole) - size))
+            for chosen in (np.sort(rng.permutation(len(whole))[:size]), np.arange(first, first + size)):
+                begin = time.process_time()
+                report = check([whole[k] for k in chosen])
+                seconds = time.process_time() - begin
+                yield (name, size, seed, FEW, 0, "", 0, 0, _said(report), f"{seconds:.2f}")
 
 
 def cases(name: str, frames: Frames, seed: int, only: str | None) -> Iterator[tuple]:
@@ -295,9 +364,13 @@ def cases(name: str, frames: Frames, seed: int, only: str | None) -> Iterator[tu
         report = check(case.train, test=case.test or None)
         seconds = time.process_time() - begin
         found, grade, right, others = judge(report, case, kind.codes)
-        said = " ".join(f"{f.grade[0]}:{f.code}" for f in (*report.errors, *report.warnings))
         values = (name, len(frames), seed, error, int(found), grade, right, others)
-        yield (*values, said, f"{seconds:.2f}")
+        yield (*values, _said(report), f"{seconds:.2f}")
+
+
+def _said(report: Report) -> str:
+    """Codes of warnings and errors."""
+    return " ".join(f"{f.grade[0]}:{f.code}" for f in (*report.errors, *report.warnings))
 
 
 def table() -> None:
@@ -305,13 +378,14 @@ def table() -> None:
     with RESULTS.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     print("| error | found | " + " | ".join(SETS) + " |\n|---|---|" + "---|" * len(SETS))
-    for error in KINDS:
+    for error in ("none", FEW, *list(KINDS)[1:]):
         of = [row for row in rows if row["error"] == error]
         cells = []
         for group in (of, *([r for r in of if r["set"] == name] for name in SETS)):
-            hits = sum(_alarm(r) if error == "none" else int(r["found"]) for r in group)
+            hits = sum(_alarm(r) if error in ("none", FEW) else int(r["found"]) for r in group)
             cells.append(f"{hits}/{len(group)}" if group else "")
-        print(f"| {error if error != 'none' else '**none (false alarms)**'} | " + " | ".join(cells) + " |")
+        shown = {"none": "**none (false alarms)**", FEW: "**none, 6 to 30 frames**"}.get(error, error)
+        print(f"| {shown} | " + " | ".join(cells) + " |")
     seconds = defaultdict(list)
     for row in rows:
         if row["error"] == "none":
