@@ -18,6 +18,7 @@ from physicsml_ase.calculator.guard import LIMIT, ExtrapolationError
 from physicsml_ase.calculator.record import Recorder
 from physicsml_ase.checkpoint import load_potential, save_potential
 from physicsml_ase.conventions import InputError
+from physicsml_ase.evaluate import write_predictions
 from physicsml_ase.trust.cloud import distances, fit_cloud, whitening
 from physicsml_ase.trust.extrapolation import UNSEEN, Extrapolation
 
@@ -134,6 +135,55 @@ def test_a_warning_of_each_kind_is_given_once(ckpt, caplog):
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == len(set(messages)) <= 4
     assert sum("Å apart" in message for message in messages) == 1
+
+
+@pytest.mark.parametrize("backend", ["eager", "auto"])
+def test_many_structures_at_once_are_guarded(ckpt, caplog, backend):
+    """Each by itself, whatever its place in a batch."""
+    structures = [*frames(5), squeezed(0.7), *frames(2)]
+    calc = PhysicsMLCalculator(ckpt, backend=backend)
+    with caplog.at_level(logging.WARNING, "physicsml_ase"):
+        calc.predict(frames(4), batch_size=3)
+        assert not caplog.records
+        calc.predict((atoms for atoms in structures), batch_size=3)
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages
+    assert all(message.startswith("extrapolation: structure 5: ") for message in messages)
+    with pytest.raises(
+        ExtrapolationError, match=r"structure 5: atoms 0 \(O\) and 1 \(H\) are 0\.\d+ Å apart"
+    ):
+        PhysicsMLCalculator(ckpt, backend=backend, on_extrapolation="raise").predict(structures)
+    quiet = PhysicsMLCalculator(ckpt, backend=backend, on_extrapolation="ignore").predict(structures)
+    assert len(quiet) == len(structures)
+
+
+def test_of_many_structures_the_odd_ones_are_recorded(ckpt, tmp_path):
+    """As they were, though the generator goes on with the same atoms."""
+    atoms = squeezed(0.7)
+
+    def changing():
+        for factor in (1.0, 0.7, 0.6, 1.0):
+            atoms.positions = squeezed(factor).positions
+            yield atoms
+
+    path = tmp_path / "odd.db"
+    PhysicsMLCalculator(ckpt, on_extrapolation="record", record=path).predict(changing())
+    rows = list(connect(path).select())
+    assert [row.toatoms().get_distance(0, 1) for row in rows] == pytest.approx(
+        [squeezed(f).get_distance(0, 1) for f in (0.7, 0.6)]
+    )
+
+
+def test_written_predictions_of_structures_unlike_the_training_data_are_warned_of(ckpt, tmp_path, caplog):
+    potential = load_potential(ckpt)
+    with caplog.at_level(logging.WARNING, "physicsml_ase"):
+        write_predictions(potential, frames(4), tmp_path / "alike.xyz")
+        assert not caplog.records
+        write_predictions(potential, [*frames(4), squeezed(0.7), squeezed(0.6)], tmp_path / "unlike.xyz")
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith(
+        "2 of 6 structures are unlike the training data, the first is structure 4: atoms 0"
+    )
 
 
 def test_raise_names_the_atoms_and_leaves_no_results(ckpt):

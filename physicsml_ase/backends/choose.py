@@ -58,7 +58,7 @@ class Engine:
 
     @property
     def features(self) -> Tensor | None:
-        """The model's scalars of each atom (N, F) in the last structure, where the kernel kept them."""
+        """The model's scalars of each atom (N, F) in the last batch, where the kernel kept them."""
         return self._backend.features if isinstance(self._backend, OnKernel) else None
 
     @property

@@ -46,7 +46,7 @@ class OnKernel:
         self.keep_features = False
         """Whether `features` are kept at every step."""
         self.features: Tensor | None = None
-        """The model's scalars of each atom (N, F) in the last structure computed; None where the kernel did not."""
+        """The model's scalars of each atom (N, F) in the last batch computed; None where the kernel did not."""
         self.close = False
         """Whether atoms of the last structure were within a wall."""
         self.by_itself = True
@@ -63,11 +63,14 @@ class OnKernel:
             self._process, self._lock, self.threads = os.getpid(), threading.Lock(), 1
             self._pace.clear()
         if graph.cell.shape[0] > 1:
-            parts, by_itself = [], True
+            parts, features, by_itself = [], list[Tensor | None](), True
             for part in split(graph._replace(inputs={}, targets={}), {}):
                 parts.append(self(part))
+                features.append(self.features)
                 by_itself &= self.by_itself
             self.by_itself = by_itself
+            kept = [x for x in features if x is not None]
+            self.features = torch.cat(kept) if len(kept) == len(parts) else None
             return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         with self._lock:
             return self._of_one(graph)

@@ -1,8 +1,18 @@
 """Structures grouped into batches of a size that serves speed."""
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from ase import Atoms
 
 from physicsml_ase.graph import Graph
+
+
+def passed_on(structures: Iterable[Atoms], waiting: deque[Atoms]) -> Iterator[Atoms]:
+    """The structures, a copy of each left in `waiting`."""
+    for atoms in structures:
+        waiting.append(atoms.copy())
+        yield atoms
 
 
 def batches(graphs: Iterator[Graph], batch_size: int | None, max_edges: int) -> Iterator[list[Graph]]:

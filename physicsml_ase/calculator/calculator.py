@@ -5,6 +5,7 @@ Everything that the model knows is computed at once and kept until the atoms cha
 
 import functools
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from torch import Tensor
 from physicsml_ase.atoms import EDGES_PER_BATCH
 from physicsml_ase.backends.choose import Engine, check_name
 from physicsml_ase.backends.package import is_package
-from physicsml_ase.calculator.batches import batches
+from physicsml_ase.calculator.batches import batches, passed_on
 from physicsml_ase.calculator.committee import Committee
 from physicsml_ase.calculator.guard import Guard
 from physicsml_ase.calculator.inputs import Inputs
@@ -205,17 +206,21 @@ class PhysicsMLCalculator(Calculator):
     def predict(self, structures: Atoms | Iterable[Atoms], batch_size: int | None = None) -> list[Results]:
         """The `results` of each structure, computed in batches of `batch_size` structures.
 
-        Without a batch size, batches are as large as serves speed. Changes nothing that the calculator keeps. Nothing
-        is said of structures unlike the training data: that is for the calculator of each.
+        Without a batch size, batches are as large as serves speed. Changes nothing that the calculator keeps. Of
+        structures that are unlike the training data, `on_extrapolation` says what is done.
         """
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size is {batch_size}: give 1 or more")
         structures = [structures] if isinstance(structures, Atoms) else structures
         results: list[Results] = []
-        for graphs in batches(self._inputs.graphs(structures), batch_size, EDGES_PER_BATCH[self.device.type]):
+        waiting = deque[Atoms]()  # copies: a generator may change one structure and yield it again
+        graphs_of = self._inputs.graphs(passed_on(structures, waiting))
+        for graphs in batches(graphs_of, batch_size, EDGES_PER_BATCH[self.device.type]):
             batch = collate(graphs)
             there = batch.to(self.device)
             out = self._engine(there)
+            of_batch = [waiting.popleft() for _ in graphs]
+            self._guard.look_at_all(of_batch, there, out.get("energies"), self._engine.features, len(results))
             out |= {name: UNCERTAINTIES[name][0](self.potential, there) for name in self._at_once}
             batch = batch._replace(targets={name: value.cpu() for name, value in out.items()})
             for part in split(batch, self._levels):

@@ -5,6 +5,7 @@ A check of everything (`Extrapolation`) is made of a structure that is not the l
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +16,14 @@ from numpy.typing import NDArray
 from physicsml_ase.calculator.record import Recorder
 from physicsml_ase.config import did_you_mean
 from physicsml_ase.conventions import InputError
-from physicsml_ase.graph import Graph
+from physicsml_ase.graph import Graph, split
 from physicsml_ase.potential import Potential
 from physicsml_ase.trust.cloud import EnergyRange
-from physicsml_ase.trust.extrapolation import Extrapolation, Scores
+from physicsml_ase.trust.extrapolation import LIMIT, Extrapolation, Scores, beyond
 
 log = logging.getLogger("physicsml_ase")
 
 REACTIONS = ("warn", "raise", "record", "ignore")
-LIMIT = 1.5
-"""Scores above this are extrapolation. 1 is the rim of what was seen, which one atom in a thousand passes at the
-temperature of the training data."""
 INTERVAL = 200
 """Calculations between whole checks. One costs as much as two steps of a molecule by the kernel."""
 MOVED, MOVED_BY_KERNEL = 0.4, 1.2
@@ -115,19 +113,37 @@ class Guard:
             self._react(atoms, graph, scores, begins)
         return scores
 
+    def look_at_all(
+        self,
+        structures: Sequence[Atoms],
+        batch: Graph,
+        energies: torch.Tensor | None,
+        features: torch.Tensor | None,
+        first: int,
+    ) -> None:
+        """Check every structure of a batch and react to each; the number of the first is `first`."""
+        if self.reaction == "ignore" or not self.known.knows:
+            return
+        scores = self.known.scores(batch, energies, features)
+        graphs: list[Graph] | None = None
+        for k, own in beyond(scores, [len(atoms) for atoms in structures]):
+            graphs = graphs or split(batch._replace(inputs={}, targets={}), {})
+            self._react(structures[k], graphs[k], own, begins=True, where=f"structure {first + k}: ")
+
     def _moved(self, far: float) -> bool:
         moved = self._positions - self._checked
         return float(np.einsum("ij,ij->i", moved, moved).max(initial=0.0)) > far**2
 
-    def _react(self, atoms: Atoms, graph: Graph, scores: Scores, begins: bool) -> None:
+    def _react(self, atoms: Atoms, graph: Graph, scores: Scores, begins: bool, where: str = "") -> None:
         kinds = [kind for kind, value in scores._asdict().items() if (value > LIMIT).any()]
         if self.reaction == "raise":
             self._since = self.interval  # the next structure is looked at
-            raise ExtrapolationError(f"extrapolation: {self.known.in_words(kinds[0], graph, scores)}")
+            raise ExtrapolationError(f"extrapolation: {where}{self.known.in_words(kinds[0], graph, scores)}")
         for kind in kinds:
             if kind not in self._told:
                 self._told.add(kind)
-                log.warning("extrapolation: %s (told once)", self.known.in_words(kind, graph, scores))
+                words = self.known.in_words(kind, graph, scores)
+                log.warning("extrapolation: %s%s (told once)", where, words)
         if self.recorder is not None:
             self.recorder.offer(atoms, scores.worst.cpu().numpy(), kinds, begins)
 

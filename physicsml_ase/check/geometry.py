@@ -32,7 +32,8 @@ class Geometry:
         self.impossible, self.close = Places(), Places()
         self.dummy, self.forgotten = Places(), Places()
         self.shortest: list[float] = []
-        """Of frames with bonds to be expected (pairs of atoms may be pulled apart), the shortest distance as a part of the sum of the covalent radii."""
+        """The shortest distance as a part of the sum of the covalent radii, of frames in which bonds are expected:
+        two atoms may have been pulled apart."""
 
     def see(self, frame: Frame) -> None:
         """One more frame."""

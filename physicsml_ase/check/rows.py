@@ -24,7 +24,7 @@ FEWEST = 8
 SIZABLE = 0.3
 """Part of the median RMS from which the direction of a frame's forces is judged."""
 UNLIKE, UNKNOWN = 2.0, 0.5
-"""Of a frame that the fit knows less of than of others by this factor, or by so much, forces may well be elsewhere."""
+"""Of a frame that the fit knows less of than of others by this factor, or by so much, nothing is said."""
 LEAST_FORCE = 0.1
 """RMS component [eV/Å] of forces that a fit is able to follow."""
 

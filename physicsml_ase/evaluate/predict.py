@@ -14,6 +14,7 @@ from physicsml_ase.data.frames import Recipe
 from physicsml_ase.data.progress import progress
 from physicsml_ase.data.sources import Source, SourceSpec, open_source
 from physicsml_ase.evaluate.frames import per_structure, predicted_atoms, write_frames
+from physicsml_ase.evaluate.unlike import Unlike
 from physicsml_ase.graph import Graph, collate
 from physicsml_ase.potential import Potential
 from physicsml_ase.trust import uncertainties
@@ -36,11 +37,18 @@ class Batch(NamedTuple):
 
 
 def predict(potential: Predictor, source: SourceSpec, *, batch_atoms: int | None = None) -> Iterator[Atoms]:
-    """The structures of a source, with the predictions in their calculator's place; labels are not needed."""
-    for batch in predict_batches(potential, open_source(source), (), batch_atoms=batch_atoms):
+    """The structures of a source, with the predictions in their calculator's place; labels are not needed.
+
+    At the end, those that are unlike the training data are warned of.
+    """
+    source = open_source(source)
+    unlike = Unlike(potential if isinstance(potential, Potential) else potential.first, source)
+    for batch in predict_batches(potential, source, (), batch_atoms=batch_atoms):
         numbers = [len(atoms) for atoms in batch.frames]
+        unlike.see(batch.graph, batch.results)
         for atoms, results in zip(batch.frames, per_structure(batch.results, potential.labels, numbers)):
             yield predicted_atoms(atoms, results, {}, potential.labels, potential.domain)
+    unlike.tell()
 
 
 def write_predictions(

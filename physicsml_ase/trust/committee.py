@@ -5,6 +5,7 @@ noise that they have learned (`<label>_std`), the variances add up (Lakshminaray
 """
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,11 @@ class MeanPotential(nn.Module):
         self.labels: tuple[Label, ...] = potentials[0].labels
         self.domain: Domain = potentials[0].domain
         self.references: ReferenceEnergies = potentials[0].references
+
+    @property
+    def first(self) -> Potential:
+        """The member that structures are compared with its training data by."""
+        return cast(Potential, self.members[0])
 
     def forward(self, graph: Graph) -> dict[str, Tensor]:
         """Means under the labels' names and standard deviations as `<label>_std`."""

@@ -5,6 +5,7 @@ compares their number with the fewest and the most, `features` and `energy` are 
 edges.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,9 @@ from physicsml_ase.nn.features import NUM_ELEMENTS
 from physicsml_ase.potential import Potential
 from physicsml_ase.trust.cloud import feature_scores
 
+LIMIT = 1.5
+"""Scores above this are extrapolation. 1 is the rim of what was seen, which one atom in a thousand passes at the
+temperature of the training data."""
 CLOSER = 10.0
 """By how much a distance score grows where a pair is twice as close."""
 UNSEEN = 10.0
@@ -37,6 +41,12 @@ class Scores(NamedTuple):
         others = torch.stack([self.distance, self.neighbors, self.energy]).amax(0)
         # within it they say little: every fourth atom has as many neighbours as any had
         return torch.where(others > 1, torch.maximum(others, self.features), self.features)
+
+
+def beyond(scores: Scores, sizes: Sequence[int]) -> list[tuple[int, Scores]]:
+    """(place, its own scores) of the structures of a batch, of `sizes` atoms, that are beyond the limit."""
+    parts = map(Scores._make, zip(*(of.split(list(sizes)) for of in scores)))
+    return [(k, own) for k, own in enumerate(parts) if bool((own.worst > LIMIT).any())]
 
 
 class Extrapolation:
