@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from ase.data import chemical_symbols
 from ase.units import Hartree, kcal, kJ, mol
+from numpy.typing import NDArray
 
 from physicsml_ase.check.findings import Finding, Places
 from physicsml_ase.check.frame import Floats, Frame
@@ -133,7 +134,18 @@ def composition_fit(per_atom: Floats, fractions: Floats) -> tuple[Floats, float]
         middle = float(y[near].mean())
         best = middle + np.linalg.lstsq(x[near], y[near] - middle, rcond=1e-6)[0]
         least = float(np.quantile(np.abs(y - x @ best), covered))
-    return best, least
+    return _with_rare(best, x, y, near), least
+
+
+def _with_rare(best: Floats, x: Floats, y: Floats, near: NDArray[np.bool_]) -> Floats:
+    """The energies, where elements that no frame of the fit has get what the others' leave to frames with them."""
+    best, rare = best.copy(), np.flatnonzero(~x[near].any(0)).tolist()
+    for z in rare:
+        only = (x[:, z] > 0) & ~x[:, [other for other in rare if other != z]].any(1)
+        if only.any():
+            best[z] = 0.0
+            best[z] = float(np.median((y[only] - x[only] @ best) / x[only, z]))
+    return best
 
 
 def outlying(table: Table) -> list[Finding]:

@@ -21,8 +21,10 @@ SURE, ENOUGH = 0.9, 40
 DEVIATIONS, SPREADS, LEAST = 30.0, 5.0, 0.05
 """An energy is far from the line by so many median distances from it, so many times the energies' own spread, and at
 least by this [eV/atom]..."""
-UNLIKE = 2.0
-"""... where the fit knows of the frame no less than of others by this factor."""
+UNLIKE, FOLLOWS, STRONGER = 2.0, 0.8, 3.0
+"""... where the fit knows of the frame no less than of others by this factor, and where its forces are like theirs:
+they correlate with the fit's by this, and are less than so many times the usual. Of a bond that is pulled far no fit
+knows the energy."""
 MOST = 0.2
 """Part of the frames that may be far: of more, something else is wrong."""
 
@@ -43,8 +45,9 @@ def energy_line(rows: Sequence[Row]) -> Line:
         return Line([], np.zeros(0), np.zeros(0), NOTHING)
     x = np.array([row.per_atom.fractions for row in known])
     if all(row.per_atom.periodic for row in rows):
-        near = np.array([row.per_atom.near for row in known])
-        x = np.concatenate([x, (near - near.mean(0)) / (near.std(0) + 1e-9)], axis=1)
+        density = np.array([[*row.per_atom.near, row.per_atom.volume] for row in known])
+        density = (density - density.mean(0)) / (density.std(0) + 1e-9)
+        x = np.concatenate([x, density, density[:, -1:] ** 2], axis=1)
     label = _unexplained(np.array([row.per_atom.label for row in known]), x)
     predicted = _unexplained(np.array([row.per_atom.predicted for row in known]), x)
     free = len(x) - int(np.linalg.matrix_rank(x, tol=1e-6 * len(x)))
@@ -75,10 +78,12 @@ def stray_energies(rows: Sequence[Row], named: Collection[int]) -> list[Finding]
     limit = max(DEVIATIONS * float(np.median(np.abs(away))), SPREADS * line.slope.spread, LEAST)
     far = np.flatnonzero(np.abs(away) > limit)
     most = UNLIKE * float(np.median([row.doubt for row in line.rows]))
+    usual = float(np.median([row.rms for row in line.rows]))
     places = Places()
     for k in far[np.argsort(-np.abs(away[far]), kind="stable")].tolist():
         row = line.rows[k]
-        if row.doubt < most and row.index not in named:
+        alike = row.doubt < most and row.follow > FOLLOWS and row.rms < STRONGER * usual
+        if alike and row.index not in named:
             places.put(row.set_, row.index, row.where, f"{away[k]:+.3g} eV/atom")
     if len(far) > MOST * len(away):
         return []

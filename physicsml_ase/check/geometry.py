@@ -10,7 +10,7 @@ from physicsml_ase.check.frame import Frame
 
 IMPOSSIBLE, CLOSE = 0.25, 0.5
 """Distances as parts of the sum of the covalent radii: below the first no atoms are, below the second hardly any."""
-FAR, MOST_FAR = 1.4, 0.1
+FAR, MOST_FAR = 1.5, 0.2
 """The shortest distance of a frame, as such a part, beyond which atoms are not bonded: in Bohr, all are 1.9 times as
 long; and the part of frames that may be closer."""
 FEW = 3
@@ -94,7 +94,7 @@ class Geometry:
     def _unit(self) -> list[Finding]:
         """Whether all distances are those of another unit."""
         if (
-            not self.shortest
+            len(self.shortest) < FEW
             or (shortest := float(np.quantile(self.shortest, MOST_FAR, method="lower"))) < FAR
         ):
             return []

@@ -26,7 +26,12 @@ class Placeholders:
 
     def see(self, frame: Frame) -> None:
         """One more frame."""
-        if frame.forces is None or not len(frame.forces) or np.abs(frame.forces).max() < MOVING:
+        if (
+            frame.pairs is None
+            or frame.forces is None
+            or not len(frame.forces)
+            or np.abs(frame.forces).max() < MOVING
+        ):
             return
         if frame.stress is not None and frame.atoms.pbc.any() and not frame.stress.any():
             self.no_stress.add(frame)

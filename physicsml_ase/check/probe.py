@@ -35,6 +35,7 @@ class PerAtom(NamedTuple):
     fractions: Floats  # of each element, (Z,)
     near: Floats  # neighbours of an atom within SHELLS, (2,)
     periodic: bool
+    volume: float  # of an atom [Å³]; 0 where the cell has none
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,7 @@ def _row(
         (frame.atoms.numbers[:, None] == columns.elements).mean(0),
         np.array([2 * (frame.pairs.distance < reach).sum() / size for reach in SHELLS]),
         bool(frame.atoms.pbc.any()),
+        frame.atoms.get_volume() / size if frame.atoms.pbc.all() else 0.0,
     )
     return Row(*place, float(p @ y), float(p @ p), float(y @ y), float(doubt), per_atom)
 

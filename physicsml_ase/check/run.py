@@ -37,6 +37,8 @@ from physicsml_ase.data.sources import Source, SourceSpec, available_keys, open_
 
 AGREE = 0.1
 """Slope of energies against the work of forces, away from 1, up to which they are in one unit."""
+NAMED = ("energy-outliers", "large-forces", "close-atoms", "overlapping-atoms")
+"""Frames whose energy needs no other finding."""
 LOOKED_AT = 50
 """Frames in which labels under other names are looked for."""
 
@@ -112,7 +114,7 @@ def check_sources(
         more, numbers = consistency(fit)
         others = _looked_at_again(fit, sources[set_], set_, places[set_], again, wanted)
         more += strange([*fit.rows, *others])
-        named = {k for f in found if f.code == "energy-outliers" for of, k in f.frames if of == set_}
+        named = {k for f in found if f.code in NAMED for of, k in f.frames if of == set_}
         more += stray_energies([*fit.rows, *others], named)
         found += more if set_ == first else [_of_set(set_, f) for f in more]
         slopes |= {f"{set_}.{name}": value for name, value in numbers.items()}

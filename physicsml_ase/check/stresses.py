@@ -24,8 +24,13 @@ SURE, SURE_OF_FEW = 0.75, 0.9
 """Correlations from which a slope is believed, of many frames and of fewer."""
 LEAST = 1e-4
 """Mean size of a shear component [eV/Å³, as the fit says] below which its place can not be told."""
-FOLLOWS = 0.5
-"""Correlation of a frame's stress, but for its pressure, with what the forces imply, from which it tells a sign."""
+FOLLOWS = 0.85
+"""Correlation of a frame's stress, but for its pressure, with what the forces imply, from which it tells a sign, if
+half of them do by as much."""
+LIKE = 2.0
+"""Of a frame with another sign, what is so many times the usual size may be the fit's error."""
+LEAST_FORCE = 0.1
+"""RMS component [eV/Å], of half the frames, from which forces tell a stress."""
 APART = 30.0
 """It is of another unit at so many times what the forces imply, ..."""
 RIGHT = 0.05
@@ -104,8 +109,12 @@ def _of_some(frames: list[Frame], implied: Floats, label: Floats) -> list[Findin
     ratio = np.linalg.norm(y, axis=1) / sizes
     follow = (x * y).sum(1) / (sizes**2 * ratio)
     other_unit = (np.abs(follow) > FOLLOWS) & (np.abs(np.log(ratio)) > np.log(APART))
-    other_sign = (follow < -FOLLOWS) & ~other_unit
-    if len(judged) < FEW or (~other_unit & (follow > FOLLOWS)).sum() < max(3, RIGHT * len(judged)):
+    usual = float(np.median(ratio[~other_unit])) if (~other_unit).any() else 1.0
+    other_sign = (follow < -FOLLOWS) & ~other_unit & (np.abs(np.log(ratio / usual)) < np.log(LIKE))
+    forces = [np.sqrt(np.mean(f.forces**2)) for f in frames if f.forces is not None]
+    if len(judged) < FEW or np.median(np.abs(follow)) < FOLLOWS or np.median(forces) < LEAST_FORCE:
+        return []
+    if (~other_unit & (follow > FOLLOWS)).sum() < max(3, RIGHT * len(judged)):
         return []
     signs, units = Places(), Places()
     for k in np.flatnonzero(other_sign).tolist():

@@ -34,8 +34,8 @@ ERRORS, UNSURE = 3.0, 0.2
 FREE, FREE_OF_RULE = 12, 8
 """Independent frames from which a fit to them, or none, is believed to tell of two of them."""
 MANY = 30
-UNRELATED, PARTLY = 0.35, 0.6
-"""Correlations below which energies have nothing to do with the forces, and from which on they have."""
+UNRELATED, RELATED = 0.35, 0.9
+"""Correlations below which energies have nothing to do with the forces, and from which on, by any line, they have."""
 ENOUGH_PAIRS, ENOUGH_MOLECULES, ENOUGH_CELLS = 30, 20, 50
 """Pairs of near frames, or frames of a fit that follows the forces by GOOD_FIT, from which that is told, ..."""
 GOOD_FIT = 0.9
@@ -161,8 +161,10 @@ def unrelated(evidence: Evidence, fit: Probe) -> list[Finding]:
     found, how = NOTHING, ""
     if rule.points >= ENOUGH_PAIRS:
         found, how = rule, f"{rule.points} pairs of near frames"
-    elif by_fit.points >= enough and fit.correlation >= GOOD_FIT and abs(rule.correlation) < PARTLY:
+    elif by_fit.points >= enough and fit.correlation >= GOOD_FIT:
         found, how = by_fit, f"a fit to the forces of {by_fit.points} frames"
+    if any(line.points >= FEW and abs(line.correlation) >= RELATED for line in evidence):
+        return []
     if not how or abs(found.correlation) >= UNRELATED or found.spread < LEAST:
         return []
     return [

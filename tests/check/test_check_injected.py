@@ -155,14 +155,29 @@ def test_stresses_of_some(factor: float, code: str, part: float) -> None:
 
 
 def test_charges_that_are_no_input() -> None:
-    frames = [changed(a) for a in molecules()[:20]]
+    frames = [changed(a) for a in molecules()[:20] if len(a) == len(molecules()[0])]
     for k, atoms in enumerate(frames):
-        atoms.info["charge"] = k % 2 if k % 3 else float(k % 2)
+        if k % 3:
+            atoms.info["charge"] = float(k % 2)  # a frame that says nothing has none
     found = finding(check(frames), "unknown-state")
-    assert "charge: 0 (10 frames), 1 (10 frames)" in found.message
+    charged = sum(bool(a.info.get("charge")) for a in frames)
+    assert f"charge: 0 ({len(frames) - charged} frames), 1 ({charged} frame" in found.message
     assert "graph_attrs_cols=[charge]" in found.advice
     known = check_sources({"train": open_source(frames)}, inputs=["charge"])
     assert "unknown-state" not in codes(known)
+    for k, atoms in enumerate(frames):
+        atoms.info.pop("charge", None)
+        atoms.info["head"] = ["one", "other"][k % 2]
+    assert "graph_attrs_cols" not in finding(check(frames), "unknown-state").advice
+
+
+def test_a_charge_or_spin_of_each_composition_is_no_other_state() -> None:
+    frames = [changed(a) for a in molecules()]
+    for atoms in frames:
+        atoms.info |= {"charge": [0, -0.0, 1e-9][len(atoms) % 3], "multiplicity": 1 + len(atoms) % 2}
+    frames.append(with_results(Atoms("O"), {"energy": -2041.0, "forces": np.zeros((1, 3))}))
+    frames[-1].info["multiplicity"] = 3
+    assert "unknown-state" not in codes(check(frames))
 
 
 @pytest.mark.parametrize("frames", [alloy, molecules])
