@@ -25,6 +25,8 @@ UNLIKE, FOLLOWS, STRONGER = 2.0, 0.8, 3.0
 """... where the fit knows of the frame no less than of others by this factor, and where its forces are like theirs:
 they correlate with the fit's by this, and are less than so many times the usual. Of a bond that is pulled far no fit
 knows the energy."""
+FEWEST = 8
+"""Atoms of a frame that is judged among unlike ones: forces of fewer are like the fit's too easily."""
 MOST = 0.2
 """Part of the frames that may be far: of more, something else is wrong."""
 
@@ -79,11 +81,12 @@ def stray_energies(rows: Sequence[Row], named: Collection[int]) -> list[Finding]
     far = np.flatnonzero(np.abs(away) > limit)
     most = UNLIKE * float(np.median([row.doubt for row in line.rows]))
     usual = float(np.median([row.rms for row in line.rows]))
+    of_one_kind = len({row.kind for row in line.rows}) == 1
     places = Places()
     for k in far[np.argsort(-np.abs(away[far]), kind="stable")].tolist():
         row = line.rows[k]
         alike = row.doubt < most and row.follow > FOLLOWS and row.rms < STRONGER * usual
-        if alike and row.index not in named:
+        if alike and (of_one_kind or row.atoms >= FEWEST) and row.index not in named:
             places.put(row.set_, row.index, row.where, f"{away[k]:+.3g} eV/atom")
     if len(far) > MOST * len(away):
         return []

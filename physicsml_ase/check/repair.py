@@ -13,7 +13,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io.extxyz import write_xyz
+from ase.io.extxyz import key_val_dict_to_str, key_val_str_to_dict, write_xyz
 
 from physicsml_ase.check.findings import in_number
 from physicsml_ase.check.frame import LABELS, look
@@ -129,7 +129,7 @@ def _kept(
             else:
                 pairs = {key: written if written.ndim else value, **pairs}
         info = {**{k: v for k, v in pairs.items() if k not in atoms.info}, **atoms.info}
-        atoms.info = {k: v for k, v in info.items() if k not in taken and not isinstance(v, dict)}
+        atoms.info = {k: v for k, v in info.items() if k not in taken}
         for key in taken & set(atoms.arrays):
             del atoms.arrays[key]
         doubtful = {"free_energy", "energies", "stresses"} if frame.faults else set()
@@ -148,6 +148,10 @@ def _kept(
             results["forces"] = frame.forces
         if frame.stress is not None:
             results["stress"] = matrix_to_voigt(frame.stress)
+        for place, held in ((atoms.info, _in_a_line), (atoms.arrays, _in_a_column), (results, _in_a_result)):
+            for key in [key for key, value in place.items() if not held(str(key), value)]:
+                del place[key]
+                changes.left[str(key)] += 1
         atoms.calc = SinglePointCalculator(atoms, **results)
         changes.lost += len(frame.faults)
         renamed = [(names[name], name) for name in LABELS if name in results and names[name] != name]
@@ -164,6 +168,33 @@ def _writable(value: object) -> np.ndarray | None:
     except ValueError:  # ragged
         return None
     return array if array.ndim <= 2 and array.dtype.kind in "biufU" else None
+
+
+def _in_a_result(key: str, value: object) -> bool:
+    """Whether a calculator's result can be written."""
+    return _writable(value) is not None
+
+
+def _in_a_column(key: str, values: object) -> bool:
+    """Whether values of the atoms can be read again as they are written."""
+    array = _writable(values)
+    if array is None or len(key.split()) != 1 or set(key) & set(":=\"'"):
+        return False
+    return array.dtype.kind != "U" or all(len(text.split()) == 1 for text in array.ravel())
+
+
+def _in_a_line(key: str, value: object) -> bool:
+    """Whether a value of the frame can be read again, without loss of others in its line."""
+    array = _writable(value)
+    if array is None or (
+        array.dtype.kind == "U" and any(len(text.splitlines()) != 1 for text in array.ravel())
+    ):
+        return False
+    try:
+        found = key_val_str_to_dict(key_val_dict_to_str({key: value, "end": 1}))
+    except Exception:  # ASE's parser lets anything through
+        return False
+    return set(found) == {key, "end"} and (not isinstance(value, str) or str(found[key]) == value)
 
 
 def _write(frames: Iterator[Atoms], path: Path) -> None:

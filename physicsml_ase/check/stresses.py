@@ -24,9 +24,9 @@ SURE, SURE_OF_FEW = 0.75, 0.9
 """Correlations from which a slope is believed, of many frames and of fewer."""
 LEAST = 1e-4
 """Mean size of a shear component [eV/Å³, as the fit says] below which its place can not be told."""
-FOLLOWS = 0.85
+FOLLOWS, ROUGHLY = 0.85, 0.5
 """Correlation of a frame's stress, but for its pressure, with what the forces imply, from which it tells a sign, if
-half of them do by as much."""
+half of them do by as much, and a unit, which is less of a question."""
 LIKE = 2.0
 """Of a frame with another sign, what is so many times the usual size may be the fit's error."""
 LEAST_FORCE = 0.1
@@ -108,7 +108,7 @@ def _of_some(frames: list[Frame], implied: Floats, label: Floats) -> list[Findin
     x, y, sizes = x[judged], y[judged], sizes[judged]
     ratio = np.linalg.norm(y, axis=1) / sizes
     follow = (x * y).sum(1) / (sizes**2 * ratio)
-    other_unit = (np.abs(follow) > FOLLOWS) & (np.abs(np.log(ratio)) > np.log(APART))
+    other_unit = (np.abs(follow) > ROUGHLY) & (np.abs(np.log(ratio)) > np.log(APART))
     usual = float(np.median(ratio[~other_unit])) if (~other_unit).any() else 1.0
     other_sign = (follow < -FOLLOWS) & ~other_unit & (np.abs(np.log(ratio / usual)) < np.log(LIKE))
     forces = [np.sqrt(np.mean(f.forces**2)) for f in frames if f.forces is not None]

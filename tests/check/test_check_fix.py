@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -187,3 +188,35 @@ def test_what_is_checked_is_not_written_over(tmp_path: Path) -> None:
         )
         assert f"{out}: is one of the files that are checked" in error_of(run("check", *arguments))
     assert before == {name: (tmp_path / name).read_bytes() for name in before}
+
+
+def test_what_extxyz_can_not_hold_is_left_out_and_said(tmp_path: Path) -> None:
+    """Nothing that is written makes the file, or what stands behind it, unreadable."""
+    odd = {
+        "input": "! PBE\n* xyz 0 1",
+        "empty": "",
+        "c": 1j,
+        "tab": "a\tb",
+        "end": "a\\",
+        "eq=": 4,
+        "none": None,
+        "t": [[[1]]],
+    }
+    kept = {"name": 'he said "x"', "list": [1, 2], "comma": "a,b", "with space": 3, "last": 7}
+    given = frames(4)
+    for atoms in given:
+        atoms.info |= odd | kept
+        atoms.arrays |= {
+            "phase": np.full(len(atoms), 1j),
+            "words": np.array(["a b"] * len(atoms)),
+            "my column": np.ones(len(atoms)),
+        }
+        atoms.arrays["tag"] = np.arange(len(atoms))
+    lines = repair(check(given), open_source(given), "train", {}, tmp_path / "fixed.xyz")
+    (said,) = [line for line in lines if "can not hold" in line]
+    assert all(f"{key} of 4 frames" in said for key in [*odd, "phase", "words", "my column"])
+    for atoms, original in zip(read(tmp_path / "fixed.xyz", ":"), given, strict=True):
+        assert set(atoms.info) == set(kept)
+        assert atoms.info["name"] == kept["name"]
+        assert (atoms.arrays["tag"] == original.arrays["tag"]).all()
+        assert atoms.get_forces() == pytest.approx(original.get_forces())

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.units import Bohr, GPa, Hartree, kcal, mol
 
@@ -108,6 +111,46 @@ def test_atoms_without_bonds_are_not_in_another_unit() -> None:
             for k, a in enumerate(frames)
         ]
         assert "positions-unit" not in codes(check(labelled))
+
+
+def emt_labelled(atoms: Atoms) -> Atoms:
+    """With what the effective medium theory says."""
+    atoms.calc = EMT()
+    names = ("energy", "forces", "stress") if atoms.pbc.all() else ("energy", "forces")
+    return with_results(atoms, {name: atoms.calc.get_property(name, atoms) for name in names})
+
+
+@pytest.mark.parametrize("rattle", [1e-4, 1e-3, 5e-3])
+@pytest.mark.parametrize(("metal", "structure"), [("Cu", "fcc"), ("Al", "fcc"), ("Cu", "bcc")])
+def test_strained_crystals_are_not_accused(metal: str, structure: str, rattle: float) -> None:
+    """Forces say nothing of an even strain."""
+    cell = bulk(metal, structure, a=None if structure == "fcc" else 2.87, cubic=True)
+    frames = []
+    for component, strain in product(range(6), np.linspace(-0.02, 0.02, 7)):
+        atoms, voigt = cell.repeat((4 // len(cell), 1, 1)), np.zeros(6)
+        voigt[component] = strain / (1 if component < 3 else 2)
+        deformation = np.eye(3) + voigt[[[0, 5, 4], [5, 1, 3], [4, 3, 2]]]
+        atoms.set_cell(atoms.cell.array @ deformation, scale_atoms=True)
+        atoms.rattle(rattle, seed=len(frames))
+        frames.append(emt_labelled(atoms))
+    assert codes(check(frames)) <= {"duplicates", "disagreeing-duplicates"}
+
+
+def test_bonds_that_are_pulled_far_are_no_stray_energies() -> None:
+    """A fit to what is usual knows nothing of them."""
+    frames = emt_crystals(90, np.random.default_rng(7), shear=0.0)
+    frames += [emt_labelled(Atoms("Cu2", [[0, 0, 0], [0, 0, d]])) for d in np.linspace(2.0, 3.1, 12)]
+    assert "stray-energies" not in codes(check(frames))
+
+
+def test_an_element_of_few_frames_is_not_far_from_the_others() -> None:
+    """What it contributes is open, and half its frames are as far from it as the others from theirs."""
+    frames = molecules()
+    for k in range(3):
+        atoms = Atoms("SH2", molecule("SH2").positions)
+        atoms.rattle(0.03, seed=k)
+        frames.append(with_results(atoms, {"energy": -10861.0 + 0.1 * k, "forces": np.zeros((3, 3))}))
+    assert "energy-outliers" not in codes(check(frames))
 
 
 @pytest.mark.parametrize("count", [6, 8, 10, 14, 20])
@@ -222,18 +265,13 @@ def test_order_of_stress_components() -> None:
 
 def emt_crystals(count: int, rng: np.random.Generator, shear: float) -> Frames:
     """Rattled and sheared copper."""
-    from ase.build import bulk
-    from ase.calculators.emt import EMT
-
     frames = []
     for _ in range(count):
         atoms = bulk("Cu", cubic=True).repeat((2, 1, 1))
         strain = rng.normal(0, shear, (3, 3))
         atoms.set_cell(atoms.cell.array @ (np.eye(3) + (strain + strain.T) / 2), scale_atoms=True)
         atoms.positions += rng.normal(0, 0.08, (len(atoms), 3))
-        atoms.calc = EMT()
-        results = {k: atoms.calc.get_property(k, atoms) for k in ("energy", "forces", "stress")}
-        frames.append(with_results(atoms, results))
+        frames.append(emt_labelled(atoms))
     return frames
 
 

@@ -74,10 +74,12 @@ def test_what_is_no_other_name() -> None:
     frames = [crystal(k, {"energy": "energy"}) for k in range(6)]
     for atoms in frames:
         atoms.info |= {"free_energy": -1.0, "solvation_energy": -1.0, "virial": np.eye(3)}
+        atoms.info |= {"energy_mp2_corr": -1.0, "nuclear_repulsion_energy": 5.0}
         atoms.arrays |= {
             "magmoms": np.zeros((4, 3)),
             "charges": np.zeros(4),
             "spring_forces": np.zeros((4, 3)),
+            "electric_field_gradient": np.zeros((4, 3)),
         }
     report = check(frames)
     assert not found(report, "other-keys")

@@ -34,7 +34,7 @@ OTHER = re.compile(
     r"free|kin|formation|per_?atom|atomi[cs]|error|std|var|weight|shift|uncert|delta|pred"
     r"|hull|dispers|cohes|binding|adsor|interact|correct|initial"
     r"|homo|lumo|fermi|excit|band_?gap|zero_?point|constant"
-    r"|extern|bias|spring|strain|mask|residual|solvation|reaction|cut_?off|(^|_)(max|min|mean|rms)(_|$)",
+    r"|extern|bias|spring|strain|mask|residual|solvation|reaction|cut_?off|corr|repuls|nuclear|(^|_)(max|min|mean|rms)(_|$)",
     re.I,
 )
 """Names that contain a stem but mean something else."""
@@ -72,13 +72,21 @@ def suggest_label_keys(atoms: Atoms, asked: Mapping[str, str] | None = None) -> 
 
 def gradient_keys(atoms: Atoms) -> dict[str, tuple[str, str]]:
     """{our name: (key, how to make ours of it)} for the virials and gradients that are there."""
-    keys = sorted(
-        key for of in available_keys(atoms).values() for key, shape in of.items() if shape is not None
-    )
+    shapes = {key: shape for of in available_keys(atoms).values() for key, shape in of.items()}
+    allowed: dict[str, set[Shape]] = {"stress": {(3, 3), (6,), (9,)}, "forces": {(len(atoms), 3)}}
     return {
         name: (found[0], how)
         for word, (name, how) in CONVERTED.items()
-        if (found := [key for key in keys if word in key.lower()])
+        if (
+            found := sorted(
+                key
+                for key, shape in shapes.items()
+                if word in key.lower()
+                and shape in allowed[name]
+                and not OTHER.search(key)
+                and "field" not in key
+            )
+        )
     }
 
 
