@@ -28,6 +28,8 @@ SMALLEST_SCALE = 1e-4
 
 USUAL_NEIGHBORS = (8, 80)
 """Mean numbers of neighbours between which a cut-off needs no remark."""
+ALL = 0.9
+"""Part of the other atoms of its structure that are nearly all, as neighbours of an atom."""
 
 
 class Statistics(NamedTuple):
@@ -76,7 +78,9 @@ def resolve_domain(survey: Survey, recipe: Recipe, references_wanted: Wanted = N
         recipe.cutoff,
         scale,
     )
-    _suggest_cutoff(neighbors, recipe.cutoff)
+    sizes = survey.counts[~isolated].sum(1)
+    others = float((sizes * (sizes - 1)).sum() / max(sizes.sum(), 1))
+    _suggest_cutoff(neighbors, recipe.cutoff, others)
     attrs = survey.moments["graph_attrs"] if recipe.attrs else None
     domain = Domain(
         cutoff=recipe.cutoff,
@@ -121,10 +125,13 @@ def _doubt_isolated_atoms(survey: Survey) -> None:
         )
 
 
-def _suggest_cutoff(neighbors: float, cutoff: float) -> None:
-    """Say where another cut-off is likely to do better: on molecules, elements and oxides 10 to 60 neighbours did."""
+def _suggest_cutoff(neighbors: float, cutoff: float, others: float) -> None:
+    """Say where another cut-off is likely to do better: on molecules, elements and oxides 10 to 60 neighbours did.
+
+    Of molecules in which an atom has no more than so many `others` nearly all are neighbours already.
+    """
     few, many = USUAL_NEIGHBORS
-    if 0 < neighbors < few or neighbors > many:
+    if 0 < neighbors < min(few, ALL * others) or neighbors > many:
         wanted = few if neighbors < few else many
         other = cutoff * (wanted / neighbors) ** (1 / 3)  # as at an even density
         why = "sees little of its surroundings" if neighbors < few else "costs much time and memory"

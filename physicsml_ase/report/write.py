@@ -70,7 +70,7 @@ def _refuse_others_file(path: Path) -> None:
     """Raise `InputError` where a model, data or anything else but an HTML file would be written over."""
     if path.is_dir():
         raise InputError(f"{path}: is a folder; give the report a file's name (-o)")
-    if path.exists():
+    if path.exists() and path.stat().st_size:
         with path.open("rb") as file:
             if not file.read(len(DOCTYPE)).lower() == DOCTYPE:
                 raise InputError(f"{path}: is there already, and is no report; give another name (-o)")

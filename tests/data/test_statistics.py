@@ -209,6 +209,19 @@ def test_atoms_out_of_reach_are_accepted_with_a_warning(caplog: pytest.LogCaptur
     assert "no atom has a neighbour" in caplog.text
 
 
+def test_a_longer_cut_off_is_not_asked_for_where_all_atoms_are_neighbours(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Three of a molecule of four, within 4 Å; but of a long chain there are more."""
+    chain = [with_labels(Atoms("C12", [[1.5 * k, 0, 0] for k in range(12)]), energy=-5.0)]
+    few = [with_labels(Atoms("C4", chain[0].positions[:4] / 2), energy=-5.0)]
+    with caplog.at_level(logging.INFO, "physicsml_ase"):
+        resolved(few)
+        assert "datamodule.cut_off=" not in caplog.text
+        resolved(chain)
+        assert "neighbours is few" in caplog.text
+
+
 def test_the_scale_is_the_force_component_s_rms() -> None:
     forces = np.concatenate([a.calc.results["forces"].ravel() for a in relabelled(force=2.0)])
     per_structure = [np.mean(a.calc.results["forces"] ** 2) for a in relabelled(force=2.0)]
