@@ -196,4 +196,5 @@ def _conditioned(normal: Floats) -> tuple[Floats, Floats]:
     gram = normal[:, :-1]
     diagonal = np.diagonal(gram)
     scale = np.sqrt(diagonal + RARE * diagonal.mean())  # what is hardly seen is hardly fitted
+    scale[scale == 0] = 1.0  # symmetry may forbid all forces
     return gram / scale[:, None] / scale + RIDGE * np.eye(len(gram)), scale

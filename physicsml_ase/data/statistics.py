@@ -78,9 +78,7 @@ def resolve_domain(survey: Survey, recipe: Recipe, references_wanted: Wanted = N
         recipe.cutoff,
         scale,
     )
-    sizes = survey.counts[~isolated].sum(1)
-    others = float((sizes * (sizes - 1)).sum() / max(sizes.sum(), 1))
-    _suggest_cutoff(neighbors, recipe.cutoff, others)
+    _suggest_cutoff(neighbors, recipe.cutoff, survey.counts[~isolated].sum(1))
     attrs = survey.moments["graph_attrs"] if recipe.attrs else None
     domain = Domain(
         cutoff=recipe.cutoff,
@@ -125,12 +123,13 @@ def _doubt_isolated_atoms(survey: Survey) -> None:
         )
 
 
-def _suggest_cutoff(neighbors: float, cutoff: float, others: float) -> None:
+def _suggest_cutoff(neighbors: float, cutoff: float, sizes: Floats) -> None:
     """Say where another cut-off is likely to do better: on molecules, elements and oxides 10 to 60 neighbours did.
 
-    Of molecules in which an atom has no more than so many `others` nearly all are neighbours already.
+    `sizes` (S,) are the structures' numbers of atoms: in small molecules nearly all are neighbours already.
     """
     few, many = USUAL_NEIGHBORS
+    others = float((sizes * (sizes - 1)).sum() / max(sizes.sum(), 1))
     if 0 < neighbors < min(few, ALL * others) or neighbors > many:
         wanted = few if neighbors < few else many
         other = cutoff * (wanted / neighbors) ** (1 / 3)  # as at an even density

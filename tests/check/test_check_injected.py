@@ -136,6 +136,18 @@ def test_strained_crystals_are_not_accused(metal: str, structure: str, rattle: f
     assert codes(check(frames)) <= {"duplicates", "disagreeing-duplicates"}
 
 
+@pytest.mark.filterwarnings("error")
+def test_noise_where_symmetry_forbids_all_forces() -> None:
+    """One atom in a cell: nothing that a fit could be made to."""
+    frames = [
+        with_results(
+            bulk("Fe", a=2.8 + 0.01 * k), {"energy": -5.0 + 0.01 * k, "forces": np.full((1, 3), 1e-9)}
+        )
+        for k in range(10)
+    ]
+    assert codes(check(frames)) == set()
+
+
 def test_bonds_that_are_pulled_far_are_no_stray_energies() -> None:
     """A fit to what is usual knows nothing of them."""
     frames = emt_crystals(90, np.random.default_rng(7), shear=0.0)

@@ -32,9 +32,9 @@ CONVERTED = {
 
 OTHER = re.compile(
     r"free|kin|formation|per_?atom|atomi[cs]|error|std|var|weight|shift|uncert|delta|pred"
-    r"|hull|dispers|cohes|binding|adsor|interact|correct|initial"
+    r"|hull|dispers|cohes|binding|adsor|interact|corr|initial"
     r"|homo|lumo|fermi|excit|band_?gap|zero_?point|constant"
-    r"|extern|bias|spring|strain|mask|residual|solvation|reaction|cut_?off|corr|repuls|nuclear|(^|_)(max|min|mean|rms)(_|$)",
+    r"|extern|bias|spring|strain|mask|residual|solvation|reaction|cut_?off|repuls|nuclear|(^|_)(max|min|mean|rms)(_|$)",
     re.I,
 )
 """Names that contain a stem but mean something else."""
@@ -84,7 +84,7 @@ def gradient_keys(atoms: Atoms) -> dict[str, tuple[str, str]]:
                 if word in key.lower()
                 and shape in allowed[name]
                 and not OTHER.search(key)
-                and "field" not in key
+                and "field" not in key.lower()
             )
         )
     }
