@@ -14,7 +14,7 @@ from physicsml_ase.atoms import build_graph
 from physicsml_ase.backends.compiled import Function, OnRows, compiled_function
 from physicsml_ase.backends.graphed import Graphed, plain_function
 from physicsml_ase.backends.heap import Heap, page_faults
-from physicsml_ase.backends.native import OnKernel, not_native
+from physicsml_ase.backends.native import OnKernel, Step, not_native
 from physicsml_ase.backends.package import (
     Package,
     cached_package,
@@ -25,7 +25,7 @@ from physicsml_ase.backends.package import (
 from physicsml_ase.config import did_you_mean
 from physicsml_ase.conventions import InputError
 from physicsml_ase.graph import Graph
-from physicsml_ase.neighbors import neighbor_list
+from physicsml_ase.neighbors import Origin, neighbor_list
 from physicsml_ase.potential import Potential
 
 log = logging.getLogger("physicsml_ase")
@@ -66,6 +66,11 @@ class Engine:
         """Whether atoms of the last structure were within a wall, where the backend knows."""
         return isinstance(self._backend, OnKernel) and self._backend.close
 
+    @property
+    def follows(self) -> bool:
+        """Whether `follow` may tell something."""
+        return self._checked and isinstance(self._backend, OnKernel)
+
     def keep_features(self) -> None:
         """Keep them from now on, where that costs nothing."""
         if isinstance(self._backend, OnKernel):
@@ -83,6 +88,10 @@ class Engine:
         results = self._backend(graph)
         self._heap.after_step(page_faults() - before)
         return results
+
+    def follow(self, graph: Graph, origin: Origin) -> Step | None:
+        """As `OnKernel.follow`; None by any other backend."""
+        return self._backend.follow(graph, origin) if isinstance(self._backend, OnKernel) else None
 
     def _check(self, graph: Graph) -> dict[str, Tensor]:
         fast = self._backend(graph)

@@ -25,6 +25,8 @@ from physicsml_ase.potential import Potential
 Function = Callable[[list[Tensor]], Sequence[Tensor]]
 """`Step`, compiled: its inputs in a list, its outputs in a sequence."""
 
+NO_VOLUME = 1e-9
+"""Cells of no more than this have no stress [Å³]."""
 KEPT = ("atomic_numbers", "cell", "edge_index", "edge_shift", "reverse", "num_edges")
 """What rows depend on."""
 
@@ -239,9 +241,9 @@ def stress_of(graph: Graph, virial: Tensor) -> Tensor:
     """Stress (S, 3, 3) from virials (S, 3, 3); NaN without a full cell."""
     if graph.cell.shape[0] == 1:
         size = volume(graph.cell[0])
-        return (virial + virial.mT) / (2 * size) if size > 1e-9 else torch.full_like(virial, torch.nan)
+        return (virial + virial.mT) / (2 * size) if size > NO_VOLUME else torch.full_like(virial, torch.nan)
     sizes = torch.linalg.det(graph.cell).abs()[:, None, None]
-    return torch.where(sizes > 1e-9, (virial + virial.mT) / (2 * sizes), torch.nan)
+    return torch.where(sizes > NO_VOLUME, (virial + virial.mT) / (2 * sizes), torch.nan)
 
 
 def volume(cell: Tensor) -> float:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from physicsml_ase.backends.build import build
 from physicsml_ase.backends.weights import MOST_THREADS, POINTER, Floats, address
-from physicsml_ase.neighbors import Neighbors
+from physicsml_ase.neighbors import COINCIDENT, Neighbors
 
 FEW_SHIFTS = 1000
 """Of so many shifts at most all are listed, which is quicker than to find those that occur."""
@@ -20,9 +20,13 @@ EXACT = 2.0**53
 class Edges(NamedTuple):
     """Edges within the cut-off, sorted by centre."""
 
+    elements: NDArray[np.int32]  # (N,), places among the model's elements
     start: NDArray[np.int64]  # (N + 1,), atom i's are start[i] to start[i + 1]
     neighbor: NDArray[np.int32]  # (E,)
     r_ij: NDArray[np.float32]  # (E, 3) [Å]
+    at: tuple[
+        int, int, int, int
+    ]  # where these four lie: to ask an array costs as much as a small calculation
     shortest: float = 0.0
     """Shortest distance between two atoms or images [Å]; infinite where there are no edges."""
     near: int = 0
@@ -53,31 +57,69 @@ class SkinList:
         self._outer = np.zeros((num, num)) if outer is None else np.square(outer, dtype=np.float64)
         at = (address(self._start), address(self._neighbor), address(self._place), address(self.elements))
         self._list = _List(n, *at, no_shift, len(self._outer))
-        self._found = Edges(
-            np.empty(n + 1, np.int64), np.empty(len(j), np.int32), np.empty((len(j), 3), np.float32)
+        self._found = (
+            np.empty(n + 1, np.int64),
+            np.empty(len(j), np.int32),
+            np.empty((len(j), 3), np.float32),
         )
         self._near, self._shortest = ctypes.c_int64(), ctypes.c_double()
-        self._at_list = ctypes.addressof(self._list)
-        self._at_found = (
-            *(address(self._found.start), address(self._found.neighbor), address(self._found.r_ij)),
-            *(ctypes.addressof(self._near), ctypes.addressof(self._shortest)),
-        )
+        start, neighbor, r_ij = map(address, self._found)
+        self._at = start, neighbor, address(self.elements), r_ij
+        self._to = start, neighbor, r_ij, ctypes.addressof(self._near), ctypes.addressof(self._shortest)
+        self._at_list, self._at_outer = ctypes.addressof(self._list), address(self._outer)
+        self._offsets = self._origin = np.empty((0, 3))
+        self._at_offsets, self._at_origin, self._cutoff = 0, 0, 0.0
         self._within = build("edges.cpp").within
-        self._within.argtypes = [*[POINTER] * 3, ctypes.c_double, POINTER, ctypes.c_int, *[POINTER] * 5]
+        self._within.argtypes = [
+            *[POINTER] * 4,
+            *[ctypes.c_double] * 2,
+            POINTER,
+            ctypes.c_int,
+            *[POINTER] * 5,
+        ]
         self._within.restype = ctypes.c_int64
 
     def within(self, positions: Floats, cell: Floats, cutoff: float, threads: int = 1) -> Edges:
         """Edges shorter than `cutoff` [Å] of atoms (N, 3) in a cell (3, 3); valid until the next call."""
+        self._offsets = self._shifts @ cell
+        self._at_offsets, self._cutoff = address(self._offsets), cutoff
         positions = np.ascontiguousarray(positions, np.float64)
-        offsets = self._shifts @ cell
-        found = self._found
-        count = self._within(
-            *(self._at_list, address(offsets), address(positions), cutoff, address(self._outer)),
-            min(max(threads, 1), MOST_THREADS, positions.shape[0] // 256 + 1),
-            *self._at_found,
+        return self._edges(self._search(address(positions), None, 0.0, threads))
+
+    def follow(self, positions: Floats, origin: Floats, room: float, threads: int = 1) -> Edges | None:
+        """The same as the last time, of atoms that have moved since.
+
+        None where the list may lack some: it was made when the atoms were at `origin` (N, 3), with a skin of
+        `room` [Å]. Nor where atoms coincide, which is for `VerletList` to refuse.
+        """
+        if origin is not self._origin:
+            self._origin, self._at_origin = origin, address(origin)
+        count = self._search(address(positions), self._at_origin, room, threads)
+        edges = self._edges(count) if count >= 0 else None
+        return None if edges is None or edges.shortest < COINCIDENT else edges
+
+    def _search(self, positions: int, origin: int | None, room: float, threads: int) -> int:
+        threads = min(max(threads, 1), MOST_THREADS, len(self.elements) // 256 + 1)
+        count: int = self._within(
+            *(
+                self._at_list,
+                self._at_offsets,
+                positions,
+                origin,
+                room,
+                self._cutoff,
+                self._at_outer,
+                threads,
+            ),
+            *self._to,
         )
+        return count
+
+    def _edges(self, count: int) -> Edges:
+        start, neighbor, r_ij = self._found
         shortest = math.sqrt(self._shortest.value) if count else math.inf
-        return Edges(found.start, found.neighbor[:count], found.r_ij[:count], shortest, int(self._near.value))
+        near = self._near.value
+        return Edges(self.elements, start, neighbor[:count], r_ij[:count], self._at, shortest, near)
 
 
 def _few(shift: Floats) -> tuple[Floats, NDArray[np.int32], int]:

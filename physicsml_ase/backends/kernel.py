@@ -2,7 +2,7 @@
 
     list_ = SkinList(neighbors, elements)           # at each rebuild of a list with a skin
     edges = list_.within(positions, cell, cutoff)   # at each step
-    out = Kernel(model)(elements, edges)            # energies, forces, virial in units of the energy scale
+    out = Kernel(model)(edges)                      # energies, forces, virial in units of the energy scale
 
 N atoms, E edges.
 """
@@ -30,7 +30,7 @@ from physicsml_ase.models.gaunt_ace import GauntACE
 
 
 class Output(NamedTuple):
-    """What the kernel computes, in units of the energy scale."""
+    """What the kernel computes, in units of the energy scale; all but the features are valid until the next call."""
 
     energies: NDArray[np.float32]  # (N,)
     forces: Floats  # (N, 3) [1/Å]
@@ -74,41 +74,29 @@ class Kernel:
         self._keep = list[NDArray[np.float32]]()  # what the weights point into
         self._model = kernel_weights(model, self._keep)
         self._weights = ctypes.addressof(self._model)
-        self._scratch = np.empty(0, np.uint8)
         self._num_features = model.num_node_scalars
+        self._scratch = np.empty(0, np.uint8)
+        self._at_scratch = address(self._scratch)
+        self._results = np.empty(0, np.float32), np.empty((0, 3)), np.empty((3, 3))
+        self._at_results = 0, 0, 0
 
-    def __call__(
-        self, elements: NDArray[np.int32], edges: Edges, threads: int = 1, features: bool = False
-    ) -> Output:
-        """Energies, forces and virial of a structure, and `features` where asked for; `elements` (N,) are places
-        among the model's elements."""
-        n = elements.shape[0]
-        if elements.dtype != np.int32 or edges.start.shape != (n + 1,):
-            raise ValueError("elements must be int32 (N,) and edges.start (N + 1,)")
-        threads = min(max(threads, 1), MOST_THREADS, n // 16 + 1)
-        structure = (
-            n,
-            address(edges.start),
-            address(edges.neighbor),
-            address(elements),
-            address(edges.r_ij),
-            threads,
-        )
-        energies, forces, virial = np.empty(n, np.float32), np.empty((n, 3)), np.empty((3, 3))
+    def __call__(self, edges: Edges, threads: int = 1, features: bool = False) -> Output:
+        """Energies, forces and virial of a structure, and `features` where asked for."""
+        n = len(edges.elements)
+        if len(self._results[0]) != n:
+            self._results = np.empty(n, np.float32), np.empty((n, 3)), np.empty((3, 3))
+            energies, forces, virial = self._results
+            self._at_results = address(energies), address(forces), address(virial)
+        structure = n, *edges.at, min(max(threads, 1), MOST_THREADS, n // 16 + 1)
         kept = np.empty((n, self._num_features), np.float32) if features else None
-        results = (
-            address(energies),
-            address(forces),
-            address(virial),
-            None if kept is None else address(kept),
-        )
+        results = *self._at_results, None if kept is None else address(kept)
         while True:
-            scratch = self._scratch
-            needed = self._compute(self._weights, *structure, address(scratch), scratch.nbytes, *results)
-            if needed <= scratch.nbytes:
-                break
+            size = self._scratch.nbytes
+            needed = self._compute(self._weights, *structure, self._at_scratch, size, *results)
+            if needed <= size:
+                return Output(*self._results, kept)
             self._scratch = np.empty(needed + needed // 8, np.uint8)
-        return Output(energies, forces, virial, kept)
+            self._at_scratch = address(self._scratch)
 
 
 def _library(model: GauntACE) -> ctypes.CDLL:

@@ -14,7 +14,7 @@ from torch import Tensor
 from physicsml_ase.atoms import build_graph
 from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph
-from physicsml_ase.neighbors import Neighbors, VerletList
+from physicsml_ase.neighbors import Neighbors, Origin, VerletList
 
 
 class Last(NamedTuple):
@@ -24,6 +24,8 @@ class Last(NamedTuple):
     neighbors: Neighbors
     numbers: NDArray[np.int64]
     cell: NDArray[np.float64]
+    pbc: NDArray[np.bool_]
+    origin: Origin | None  # of the list, if it was made in this cell
 
 
 class MovingGraph:
@@ -47,14 +49,34 @@ class MovingGraph:
         last = self._last
         if last is None or neighbors is not last.neighbors or not equal(numbers, last.numbers):
             graph = build_graph(numbers, atoms.positions, cell, pbc, neighbors, inputs, {}).to(self.device)
-            self._last = Last(graph, neighbors, numbers.copy(), cell.copy())
+            origin = self.verlet.origin(neighbors, cell)
+            self._last = Last(graph, neighbors, numbers.copy(), cell.copy(), pbc.copy(), origin)
             return graph
-        positions = torch.from_numpy(np.array(atoms.positions, np.float64)).to(self.device)
-        graph = last.graph._replace(positions=positions, inputs=inputs)
+        graph = last.graph._replace(positions=self._positions(atoms), inputs=inputs)
         if not equal(cell, last.cell):
             graph = graph._replace(cell=torch.from_numpy(np.array(cell, np.float64))[None].to(self.device))
-            self._last = last._replace(graph=graph, cell=cell.copy())
+            origin = self.verlet.origin(neighbors, cell)
+            self._last = last._replace(graph=graph, cell=cell.copy(), origin=origin)
         return graph
+
+    def moved(self, atoms: Atoms) -> tuple[Graph, Origin] | None:
+        """The last graph with its atoms elsewhere, where nothing else is changed, and `Last.origin`.
+
+        Whether its list is still good is not looked at.
+        """
+        last = self._last
+        if last is None or last.origin is None or self.domain.attrs:
+            return None
+        if not equal(atoms.numbers, last.numbers):
+            return None
+        if self.domain.cell is None and not equal(atoms.cell.array, last.cell):
+            return None
+        if self.domain.pbc is None and not equal(atoms.pbc, last.pbc):
+            return None
+        return last.graph._replace(positions=self._positions(atoms)), last.origin
+
+    def _positions(self, atoms: Atoms) -> Tensor:
+        return torch.from_numpy(np.array(atoms.positions, np.float64, order="C")).to(self.device)
 
 
 def equal(a: NDArray[np.generic], b: NDArray[np.generic]) -> bool:

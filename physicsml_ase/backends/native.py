@@ -7,20 +7,25 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from physicsml_ase.backends.compiled import outputs
+from physicsml_ase.backends.compiled import NO_VOLUME, volume
 from physicsml_ase.backends.crew import Pace, usable_cores
-from physicsml_ase.backends.kernel import Kernel, SkinList, kernel_reason
+from physicsml_ase.backends.kernel import Edges, Kernel, SkinList, kernel_reason
 from physicsml_ase.graph import Graph, split
-from physicsml_ase.neighbors import Neighbors
+from physicsml_ase.neighbors import Neighbors, Origin
 from physicsml_ase.nn.features import NUM_ELEMENTS
 from physicsml_ase.potential import Potential
 
+OF_LIST = ("atomic_numbers", "edge_index", "edge_shift")
+"""What a list and its reference energies are of; `KEPT` what a step is of besides positions."""
+KEPT = (*OF_LIST, "cell")
 MANY_ATOMS = 200
 """Structures of fewer atoms are computed by one thread, which a second one would only keep waiting."""
 
@@ -32,6 +37,25 @@ def not_native(potential: Potential) -> str | None:
     if not potential.has_energy:
         return "the model has no energy"
     return kernel_reason(potential.model)
+
+
+class Step(NamedTuple):
+    """What is computed of one structure."""
+
+    energy: float  # [eV]
+    energies: NDArray[np.float64]  # (N,) [eV]
+    forces: NDArray[np.float64]  # (N, 3) [eV/Å]
+    stress: NDArray[np.float64] | None  # (3, 3) [eV/Å³], where there is a full cell
+
+
+class Listed(NamedTuple):
+    """A graph, and what serves for all that differ from it in positions alone."""
+
+    graph: Graph
+    edges: SkinList
+    references: NDArray[np.float64]  # (N,) [eV]
+    pace: Pace
+    volume: float
 
 
 class OnKernel:
@@ -53,7 +77,7 @@ class OnKernel:
         """Whether the last structures were computed here, and not by the potential."""
         self._places = potential.model.index.places.numpy().astype(np.int32)
         self._pace = dict[tuple[bool, int], Pace]()
-        self._last: tuple[Graph, SkinList, Tensor] | None = None
+        self._last: Listed | None = None
         self._lock = threading.Lock()  # the kernel's memory and the list's are used again
         self._process = os.getpid()
 
@@ -61,6 +85,7 @@ class OnKernel:
         """What `Potential.forward` returns."""
         if self._process != os.getpid():  # a fork has no threads but one, and perhaps another's lock
             self._process, self._lock, self.threads = os.getpid(), threading.Lock(), 1
+            self._last = None
             self._pace.clear()
         if graph.cell.shape[0] > 1:
             parts, features, by_itself = [], list[Tensor | None](), True
@@ -75,43 +100,77 @@ class OnKernel:
         with self._lock:
             return self._of_one(graph)
 
+    def follow(self, graph: Graph, origin: Origin) -> Step | None:
+        """The last graph again with its atoms elsewhere, without tensors, which take longer than a molecule does.
+
+        `origin` is that of its list. None where the list is out of date, or anything else calls for more than the
+        kernel; a call will do it.
+        """
+        last = self._last
+        if (
+            last is None
+            or self._process != os.getpid()
+            or any(getattr(graph, name) is not getattr(last.graph, name) for name in KEPT)
+        ):
+            return None
+        edges, positions = last.edges, graph.positions.numpy()
+        with self._lock:
+            return self._step(last, lambda threads: edges.follow(positions, *origin, threads))
+
     def _of_one(self, graph: Graph) -> dict[str, Tensor]:
-        n, domain = graph.positions.shape[0], self.potential.domain
-        edges, references = self._list_of(graph)
-        self.features = None
-        size = n >= MANY_ATOMS, n.bit_length()
-        pace = self._pace.setdefault(size, Pace(numbers_of_threads(self.threads, n)))
-        threads, began = pace.threads, time.perf_counter()
-        found = edges.within(graph.positions.numpy(), graph.cell[0].numpy(), domain.cutoff, threads)
-        self.close = bool(found.near)
-        self.by_itself = not self.close
-        if found.near:  # seldom; the wall is the potential's business
+        listed, cutoff = self._list_of(graph), self.potential.domain.cutoff
+        edges, positions, cell = listed.edges, graph.positions.numpy(), graph.cell[0].numpy()
+        step = self._step(listed, lambda threads: edges.within(positions, cell, cutoff, threads))
+        if step is None:  # seldom; the wall is the potential's business
             return self.potential(graph)
-        out = self.kernel(edges.elements, found, threads, self.keep_features)
+        stress = np.full((3, 3), np.nan) if step.stress is None else step.stress
+        return {
+            "forces": torch.from_numpy(step.forces),
+            "stress": torch.from_numpy(stress)[None],
+            "energy": torch.tensor([step.energy], dtype=torch.float64),
+            "energies": torch.from_numpy(step.energies),
+        }
+
+    def _step(self, listed: Listed, find: Callable[[int], Edges | None]) -> Step | None:
+        """None where the edges can not be had of `find`, given a number of threads, or atoms are within the wall."""
+        pace, began = listed.pace, time.perf_counter()
+        threads, self.features = pace.threads, None
+        found = find(threads)
+        self.close = found is not None and found.near > 0
+        self.by_itself = not self.close
+        if found is None or self.close:
+            return None
+        out = self.kernel(found, threads, self.keep_features)
         if out.features is not None:
             self.features = torch.from_numpy(out.features)
-        pace.took(threads, (time.perf_counter() - began) / n)
-        scale = domain.energy_scale
-        energies = torch.from_numpy(out.energies * np.float64(scale)) + references
-        forces, virial = torch.from_numpy(out.forces * scale), torch.from_numpy(out.virial * scale)
-        return outputs(self.potential, graph, energies, forces, virial[None])
+        pace.took(threads, (time.perf_counter() - began) / len(listed.references))
+        scale = self.potential.domain.energy_scale
+        energies = out.energies * np.float64(scale)
+        energies += listed.references
+        stress = None
+        if listed.volume > NO_VOLUME:
+            stress = (out.virial + out.virial.T) * (scale / (2 * listed.volume))
+        return Step(float(energies.sum()), energies, out.forces * scale, stress)
 
-    def _list_of(self, graph: Graph) -> tuple[SkinList, Tensor]:
-        """The list and the reference energies of a graph; those of the last one where only positions differ."""
-        if self._last is not None:
-            last, edges, references = self._last
-            if (
-                graph.edge_index is last.edge_index
-                and graph.edge_shift is last.edge_shift
-                and graph.atomic_numbers is last.atomic_numbers
-            ):
-                return edges, references
+    def _list_of(self, graph: Graph) -> Listed:
+        """What is made of the graph; the last one's where only positions and cell differ."""
+        last = self._last
+        if last is not None and all(getattr(graph, name) is getattr(last.graph, name) for name in KEPT):
+            return last
+        size = volume(graph.cell[0])
+        if last is not None and all(getattr(graph, name) is getattr(last.graph, name) for name in OF_LIST):
+            self._last = last._replace(graph=graph, volume=size)
+            return self._last
         neighbors = Neighbors(graph.edge_index.numpy(), graph.edge_shift.numpy(), graph.reverse.numpy())
         elements = self._places.take(graph.atomic_numbers.numpy())
         edges = SkinList(neighbors, elements, self._outer())
-        references = self.potential.references(graph.atomic_numbers)
-        self._last = graph, edges, references
-        return edges, references
+        references = self.potential.references(graph.atomic_numbers).numpy()
+        n = len(elements)
+        kind = n >= MANY_ATOMS, n.bit_length()
+        if kind not in self._pace:
+            self._pace[kind] = Pace(numbers_of_threads(self.threads, n))
+        self._last = Listed(graph, edges, references, self._pace[kind], size)
+        return self._last
 
     def _outer(self) -> NDArray[np.float64] | None:
         """Where the wall begins for each pair of elements (Z, Z) [Å]."""

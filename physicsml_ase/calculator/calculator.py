@@ -24,7 +24,7 @@ from physicsml_ase.calculator.committee import Committee
 from physicsml_ase.calculator.guard import Guard
 from physicsml_ase.calculator.inputs import Inputs
 from physicsml_ase.calculator.models import Ckpt, choose_device, load_members, uncertainties_of
-from physicsml_ase.calculator.results import LateResults, Results, Value, to_results
+from physicsml_ase.calculator.results import LateResults, Results, Value, of_step, to_results
 from physicsml_ase.conventions import PROPERTIES, InputError, Level
 from physicsml_ase.graph import Graph, collate, split
 from physicsml_ase.nn.heads import DERIVED
@@ -159,10 +159,8 @@ class PhysicsMLCalculator(Calculator):
             self.results[name]  # computes it
 
     def _calculated(self, atoms: Atoms) -> LateResults:
-        graph = self._inputs.next(atoms, self._engine.whole_lists)
-        out, features = self._engine(graph), self._engine.features
-        results = to_results(graph._replace(targets=out), self._levels)
-        energies = out.get("energies")
+        graph, results, energies = self._followed(atoms) or self._from_anew(atoms)
+        features = self._engine.features
         self._guard.look(atoms, graph, energies, features, self._engine.close)
 
         def extrapolation() -> Value:
@@ -176,6 +174,21 @@ class PhysicsMLCalculator(Calculator):
         for name in self._uncertainties:
             late[name] = functools.partial(uncertainty, *UNCERTAINTIES[name])
         return LateResults(results, {name: late[name] for name in self._late_names})
+
+    def _followed(self, atoms: Atoms) -> tuple[Graph, Results, Tensor | None] | None:
+        """As `_from_anew`, of the last structure moved a little, where the kernel alone will do."""
+        moved = self._inputs.moving.moved(atoms) if self._engine.follows else None
+        step = None if moved is None else self._engine.follow(*moved)
+        results = None if step is None else of_step(step)
+        if moved is None or step is None or results is None:
+            return None
+        return moved[0], results, torch.from_numpy(step.energies)
+
+    def _from_anew(self, atoms: Atoms) -> tuple[Graph, Results, Tensor | None]:
+        """The graph, the results and the atoms' energies (N,), if the model has such."""
+        graph = self._inputs.next(atoms, self._engine.whole_lists)
+        out = self._engine(graph)
+        return graph, to_results(graph._replace(targets=out), self._levels), out.get("energies")
 
     @property
     def atoms(self) -> Atoms | None:

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from physicsml_ase.backends.choose import Engine
+from physicsml_ase.backends.native import Step
 from physicsml_ase.graph import Graph
+from physicsml_ase.neighbors import Origin
 from physicsml_ase.trust.committee import combined
 
 
@@ -38,6 +40,12 @@ class Committee:
     def keep_features(self) -> None:
         """As of an engine."""
         self.engines[0].keep_features()
+
+    follows = False
+    """There is nothing quicker than a call."""
+
+    def follow(self, graph: Graph, origin: Origin) -> Step | None:
+        """As of an engine."""
 
     def __call__(self, graph: Graph) -> dict[str, Tensor]:
         """Means under the labels' names and standard deviations as `<label>_std`."""

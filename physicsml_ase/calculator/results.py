@@ -1,17 +1,20 @@
 """From a graph with its outputs to ASE's results: units, shapes and order."""
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from physicsml_ase.backends.compiled import volume
-from physicsml_ase.conventions import InputError, Level, matrix_to_voigt
+from physicsml_ase.backends.compiled import NO_VOLUME, volume
+from physicsml_ase.backends.native import Step
+from physicsml_ase.conventions import VOIGT, InputError, Level, matrix_to_voigt
 from physicsml_ase.graph import Graph
 
 Value = float | NDArray[np.float64]
 Results = dict[str, Value]
+VOIGT_PLACES = [3 * row + column for row, column in VOIGT]
 
 
 class LateResults(dict[str, Value]):
@@ -36,6 +39,17 @@ class LateResults(dict[str, Value]):
         return dict, (dict(self),)  # a copy knows what is known now
 
 
+def of_step(step: Step) -> Results | None:
+    """ASE's results of what the kernel computed alone; None where there is more to say of them."""
+    energy, energies, forces, stress = step
+    if not math.isfinite(energy) or not math.isfinite(float(forces.sum())):
+        return None
+    results: Results = {"forces": forces, "energy": energy, "energies": energies, "free_energy": energy}
+    if stress is not None:
+        results["stress"] = stress.reshape(9).take(VOIGT_PLACES)
+    return results
+
+
 def to_results(graph: Graph, levels: Mapping[str, Level], where: str = "") -> Results:
     """ASE's units, shapes and order, from a graph of one structure with its outputs as targets."""
     results: Results = {}
@@ -45,7 +59,7 @@ def to_results(graph: Graph, levels: Mapping[str, Level], where: str = "") -> Re
         if level == "structure":
             value = value[0]
         if name in ("stress", "stress_std"):
-            if volume(graph.cell[0]) <= 1e-9:
+            if volume(graph.cell[0]) <= NO_VOLUME:
                 continue  # ASE raises its PropertyNotImplementedError for what is not in the results
             value = matrix_to_voigt(value)
         if not np.isfinite(value).all():

@@ -2,4 +2,6 @@
 
 from physicsml_ase.neighbors.full import Neighbors as Neighbors
 from physicsml_ase.neighbors.full import neighbor_list as neighbor_list
+from physicsml_ase.neighbors.pairs import COINCIDENT as COINCIDENT
+from physicsml_ase.neighbors.verlet import Origin as Origin
 from physicsml_ase.neighbors.verlet import VerletList as VerletList

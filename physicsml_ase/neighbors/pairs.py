@@ -66,6 +66,15 @@ def find_pairs(positions: Floats, cell: Floats, pbc: NDArray[np.bool_], cutoff: 
     return pairs
 
 
+def all_pairs(positions: Floats) -> Pairs:
+    """Every pair of atoms that have no images, however far apart."""
+    i, j = np.triu_indices(len(positions), 1)
+    distance = np.linalg.norm(positions.take(j, 0) - positions.take(i, 0), axis=1)
+    pairs = Pairs(i, j, np.zeros((len(i), 3)), distance)
+    refuse_coincident(pairs, np.arange(len(i)), distance)
+    return pairs
+
+
 def _friendly(
     positions: Floats, cell: Floats, pbc: NDArray[np.bool_], cutoff: float
 ) -> tuple[Floats, Floats, Floats | None]:

@@ -3,11 +3,31 @@
 N atoms, E directed edges, M undirected pairs.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from physicsml_ase.neighbors.full import Neighbors, mirrored
-from physicsml_ase.neighbors.pairs import COINCIDENT, Floats, Ints, checked, find_pairs, refuse_coincident
+from physicsml_ase.neighbors.pairs import (
+    COINCIDENT,
+    Floats,
+    Ints,
+    all_pairs,
+    checked,
+    find_pairs,
+    refuse_coincident,
+)
+
+FEW = 50
+"""The list of so few atoms without periodicity has all pairs of them, and serves for good."""
+
+
+class Origin(NamedTuple):
+    """What a list was made of."""
+
+    positions: Floats  # (N, 3) [Å]
+    room: float  # by which it reaches beyond the cut-off [Å]
 
 
 class VerletList:
@@ -19,6 +39,7 @@ class VerletList:
     def __init__(self, cutoff: float, skin: float, self_interaction: bool = False) -> None:
         self.cutoff, self.skin, self.self_interaction = cutoff, skin, self_interaction
         self.rebuilds = 0
+        self._room = skin
         self._positions: Floats | None = None  # at the last rebuild
         self._kept: NDArray[np.bool_] | None = None  # (M,), the pairs in `_selected`
 
@@ -34,17 +55,27 @@ class VerletList:
             pairs = find_pairs(positions, cell, pbc, self.cutoff)
             return mirrored(pairs, len(positions), self.self_interaction)[0]
         low, high, moved = self._bounds(positions, cell, pbc)
-        if low * (self.cutoff + self.skin) - moved < self.cutoff:
-            self._rebuild(positions, cell, pbc)
+        if not low * (self.cutoff + self._room) - moved >= self.cutoff:
+            self._rebuild(positions, cell, pbc, whole)
             low, high, moved = 1.0, 1.0, 0.0
         self._refuse_coincident(positions, cell, low, moved)
         if len(self._edges.reverse) <= whole:
             return self._edges
         return self._select(positions, cell, low, high, moved)
 
-    def _rebuild(self, positions: Floats, cell: Floats, pbc: NDArray[np.bool_]) -> None:
+    def origin(self, neighbors: Neighbors, cell: Floats) -> Origin | None:
+        """What the list was made of, if that is `neighbors`, kept, and of this very cell."""
+        if self._positions is None or neighbors is not self._edges or not np.array_equal(cell, self._cell):
+            return None
+        return Origin(self._positions, self._room)
+
+    def _rebuild(self, positions: Floats, cell: Floats, pbc: NDArray[np.bool_], whole: int) -> None:
         self._positions = None  # nothing is kept of a list that could not be built
-        self._pairs = find_pairs(positions, cell, pbc, self.cutoff + self.skin)
+        n = len(positions)
+        if n <= FEW and n * n <= whole and not pbc.any():
+            self._pairs, self._room = all_pairs(positions), np.inf
+        else:
+            self._pairs, self._room = find_pairs(positions, cell, pbc, self.cutoff + self.skin), self.skin
         self._edges, self._pair_of_edge = mirrored(self._pairs, len(positions), self.self_interaction)
         self._nearest = self._pairs.distance.min(initial=np.inf)
         self._kept = None

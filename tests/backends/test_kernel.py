@@ -86,7 +86,7 @@ def edges_of(potential: Potential, atoms: Atoms) -> Edges:
 
 
 def compute(potential: Potential, atoms: Atoms, threads: int = 1) -> Output:
-    return Kernel(potential.model)(elements_of(potential, atoms), edges_of(potential, atoms), threads, True)
+    return Kernel(potential.model)(edges_of(potential, atoms), threads, True)
 
 
 def check(out: Output, potential: Potential, atoms: Atoms) -> None:
@@ -180,7 +180,7 @@ def test_an_atom_is_its_own_neighbour() -> None:
     z = elements_of(potential, atoms)
     edges = SkinList(neighbors, z).within(atoms.positions, atoms.cell.array, CUTOFF)
     assert edges.shortest > 0.5
-    out = Kernel(potential.model)(z, edges)
+    out = Kernel(potential.model)(edges)
     wanted = potential.double()(to_graph(atoms, CUTOFF, self_interaction=True))
     np.testing.assert_allclose(out.forces, wanted["forces"], atol=2e-5 * wanted["forces"].abs().max())
     np.testing.assert_allclose(out.energies, wanted["energies"], atol=2e-5 * wanted["energies"].abs().max())
@@ -236,11 +236,11 @@ def test_nan_comes_out_as_nan() -> None:
     potential = make(elements)
     z, edges = elements_of(potential, atoms), edges_of(potential, atoms)
     edges.r_ij[0] = np.nan
-    out = Kernel(potential.model)(z, edges)
+    out = Kernel(potential.model)(edges)
     assert np.isnan(out.energies[0])
     assert np.isnan(out.forces[0]).all()
     potential.model.layers[0].readout.inward[0] = np.nan
-    assert np.isnan(Kernel(potential.model)(z, edges_of(potential, atoms)).energies).all()
+    assert np.isnan(Kernel(potential.model)(edges_of(potential, atoms)).energies).all()
     positions = atoms.positions.copy()
     positions[1] = np.nan
     neighbors = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, CUTOFF)
@@ -292,7 +292,7 @@ def test_energy_is_smooth_where_neighbours_come_and_go() -> None:
     energies = []
     for d in (CUTOFF - 1e-3, CUTOFF - 1e-6, CUTOFF + 1e-6):
         pair = Atoms("HO", [[0, 0, 0], [0, 0, d]])
-        energies.append(kernel(elements_of(potential, pair), edges_of(potential, pair)).energies.sum())
+        energies.append(kernel(edges_of(potential, pair)).energies.sum())
     assert energies[0] == pytest.approx(energies[2], rel=1e-6)
     assert energies[1] == pytest.approx(energies[2], rel=1e-6)
 
