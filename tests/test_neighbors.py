@@ -289,3 +289,34 @@ def test_returned_list_is_not_touched_later():
     verlet.update(moved, crystal.cell.array * 1.01, crystal.pbc)
     for part, copy in zip(first, copies):
         np.testing.assert_array_equal(part, copy)
+
+
+def test_origin_in_a_smaller_cell():
+    """Atoms that the list left out by a hair are nearer there: less room is left until they are neighbours."""
+    cell, positions = np.eye(3) * 20, np.array([[0.0, 0, 0], [5.001, 0, 0]])
+    verlet = VerletList(4.0, 1.0)
+    kept = verlet.update(positions, cell, ALL, whole=100)
+    assert len(kept.reverse) == 0
+    same = verlet.origin(kept, cell)
+    assert same is not None and same.room == 1.0
+    smaller = verlet.origin(kept, cell * 0.9)
+    assert smaller is not None
+    np.testing.assert_allclose(smaller.positions, positions * 0.9)
+    assert smaller.room == pytest.approx(0.9 * 5 - 4)
+    assert verlet.origin(kept, cell * 0.8) is None
+    other = neighbor_list(positions, cell, ALL, 5.0)
+    assert verlet.origin(other, cell) is None
+
+
+def test_few_atoms_without_periodicity_keep_one_list():
+    rng, positions = np.random.default_rng(0), np.random.default_rng(1).random((12, 3)) * 6
+    verlet, none = VerletList(4.0, 0.5, self_interaction=True), (False,) * 3
+    for step in range(20):
+        positions = positions + rng.normal(size=positions.shape) * step
+        whole = verlet.update(positions, np.zeros((3, 3)), none, whole=150)
+        assert_sound(whole)
+        assert len(whole.reverse) == 12 * 11 + 12
+        assert_equals_fresh(verlet, positions, np.zeros((3, 3)), none)
+    assert verlet.rebuilds == 1
+    verlet = VerletList(4.0, 0.5)
+    assert len(verlet.update(positions, np.zeros((3, 3)), none, whole=143).reverse) < 12 * 11

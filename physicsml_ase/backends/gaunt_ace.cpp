@@ -1,8 +1,8 @@
 // The energy of `models/gaunt_ace.py` and its forces and virial, in one pass over the atoms of one structure.
 //
 // The equations and their order are those of the module: mixed densities, powers on half a grid on the sphere in even
-// and odd parts, readouts, messages. What differs is where the sums run. Nothing is kept of edges: harmonics and
-// radial functions are made again in each pass, which costs less than memory does. An atom hears its neighbours by
+// and odd parts, readouts, messages. What differs is where the sums run. Of edges nothing is kept but in small
+// structures: harmonics and radial functions are made again in each pass, which costs less than memory does. An atom hears its neighbours by
 // reading their h, so that all of an edge's gradient arises where its centre is; what belongs to the neighbour, its
 // part of the force and of the gradient to h, is added to sums that each thread has for itself.
 //
@@ -32,10 +32,12 @@ struct Worker {
     float* features;  // the last readout's inputs, or null
     int64_t block = 0, atom[BLOCK];
     int element[BLOCK], num_edges[BLOCK];
-    alignas(64) float gated_density[M * AQ], g_gated_density[M * AQ];
-    alignas(64) float mixed[M * AC], g_mixed[M * AC], message[M * AC];
+    const float* gated_density;
+    float *g_gated_density, *mixed, *g_input;  // of the block, where they are kept for the way back if they are
+    alignas(64) float room_for_density[M * AQ];
+    alignas(64) float room_for_mixed[M * AC], g_mixed[M * AC], message[M * AC];
     alignas(64) float product[ROWS_SENT * BLOCK * NU * C], g_product[ROWS_SENT * BLOCK * NU * C];
-    alignas(64) float input[BLOCK * (NU + 1) * C], g_input[BLOCK * (NU + 1) * C];
+    alignas(64) float input[BLOCK * (NU + 1) * C], room_for_g_input[BLOCK * (NU + 1) * C];
 
     Worker(const Model& model, const Structure& structure, Buffers& buffers, int thread, int threads, float* energies,
            float* features)
@@ -65,7 +67,10 @@ struct Worker {
         }
     }
 
-    Edges* edges(int a) const { return own.edges + a * (buffers.longest / LANES); }
+    Edges* edges(int a) const {
+        const size_t before = buffers.keeps_edges ? block * BLOCK + a : thread * BLOCK + a;
+        return buffers.edges + before * (buffers.longest / LANES);
+    }
     float* heard(int a) const { return own.heard + a * buffers.longest * C; }
     float* radii(int a) const { return own.radii + a * buffers.longest * RADII; }
     const int32_t* neighbors(int a) const { return structure.neighbor + structure.start[atom[a]]; }
@@ -97,8 +102,12 @@ struct Worker {
         for (int a = 0; a < BLOCK; a++)
             each_run(a, [&](int z, const Edges& edges, int lane, int count) {
                 alignas(64) float radial[LANES * K_PAD], sums[M * K_PAD];
-                for (int e = 0; e < count; e++)
-                    for (int k = 0; k < K_PAD; k++) radial[e * K_PAD + k] = k < K ? edges.radial[k][lane + e] : 0;
+                for (int first = 0; first < K_PAD; first += LANES) {
+                    V of_edges[LANES];
+                    for (int k = 0; k < LANES; k++) of_edges[k] = first + k < K ? edges.radial[first + k] : V{};
+                    transpose(of_edges);
+                    for (int e = 0; e < count; e++) store(radial + e * K_PAD + first, of_edges[lane + e]);
+                }
                 const float* y = reinterpret_cast<const float*>(edges.y) + lane;
                 multiply<K_PAD>(M, y, LANES, 1, radial, K_PAD, count, sums, K_PAD);
                 for (int w = model.channels ? 0 : z; w < (model.channels ? W : z + 1); w++) {
@@ -110,17 +119,16 @@ struct Worker {
             });
     }
 
-    void gate_density(const float* from, float* to) const {
-        if (!model.density_gate) {
-            if (from != to) std::memcpy(to, from, M * AQ * sizeof(float));
-            return;
-        }
+    // The density times its gates, in `to` where there are any.
+    const float* gate_density(const float* from, float* to) const {
+        if (!model.density_gate) return from;
         for (int m = 0; m < M; m++)
             for (int a = 0; a < BLOCK; a++) {
                 const float* gate = model.density_gate + (element[a] * (LMAX + 1) + FELT.row_degree[m]) * Q_PAD;
                 const int at = m * AQ + a * Q_PAD;
                 for (int q = 0; q < Q_PAD; q += LANES) store(to + at + q, load(from + at + q) * load(gate + q));
             }
+        return to;
     }
 
     template <int WIDTH>
@@ -150,9 +158,10 @@ struct Worker {
     template <int T>
     void hear() {
         const float* h = buffers.h[T - 1];
-        std::memset(message, 0, sizeof message);
         for (int a = 0; a < BLOCK; a++) {
             const int32_t* j = neighbors(a);
+            for (int m = 0; m < M && !num_edges[a]; m++)
+                for (int c = 0; c < C; c++) message[m * AC + a * C + c] = 0;
             for (int first = 0; first < num_edges[a]; first += LANES) {
                 const Edges& here = edges(a)[first / LANES];
                 const float* radial = reinterpret_cast<const float*>(here.radial);
@@ -174,7 +183,7 @@ struct Worker {
                         store(to + e * C + c, total);
                     }
                 }
-                multiply<C>(M, y, LANES, 1, to, C, count, message + a * C, AC, true);
+                multiply<C>(M, y, LANES, 1, to, C, count, message + a * C, AC, first > 0);
             }
         }
     }
@@ -250,7 +259,7 @@ struct Worker {
 
     // From the gradient to the readout's input, and to what was sent, those to mixed and to density.
     template <int T>
-    void reverse_products(const float* g_input) {
+    void reverse_products() {
         const Layer& layer = model.layers[T];
         constexpr int F = INPUT<T>;
         if constexpr (!LAST<T>) {
@@ -315,11 +324,17 @@ struct Worker {
             multiply<C>((2 * l + 1) * BLOCK, g_mixed + row * AC, C, 1, layer.mix_message_T + l * C * C, C, C,
                         g_message + row * AC, C);
         }
-        alignas(64) float turned[C * M_PAD] = {}, g_heard[LANES * C], slopes[LANES * RADII], g_rows[LANES * M_PAD];
+        alignas(64) float turned[C * M_PAD], g_heard[LANES * C], slopes[LANES * RADII], g_rows[LANES * M_PAD];
         for (int a = 0; a < BLOCK; a++) {
             if (!num_edges[a]) continue;
-            for (int c = 0; c < C; c++)
-                for (int m = 0; m < M; m++) turned[c * M_PAD + m] = g_message[m * AC + a * C + c];
+            for (int c = 0; c < C; c += LANES)
+                for (int m = 0; m < M_PAD; m += LANES) {
+                    V square[LANES];
+                    for (int k = 0; k < LANES; k++)
+                        square[k] = m + k < M ? load(g_message + (m + k) * AC + a * C + c) : V{};
+                    transpose(square);
+                    for (int k = 0; k < LANES; k++) store(turned + (c + k) * M_PAD + m, square[k]);
+                }
             double force[3] = {};
             V virial[9] = {};
             const int32_t* j = neighbors(a);
@@ -332,7 +347,7 @@ struct Worker {
                 multiply<C>(count, y, 1, LANES, g_message + a * C, AC, M, g_heard, C);
                 multiply<M_PAD>(count, heard(a) + first * C, C, 1, turned, M_PAD, C, g_rows, M_PAD);
                 multiply<RADII>(count, slope, 1, LANES, layer.radial, RADII, K, slopes, RADII);
-                alignas(64) float along[LANES] = {};
+                alignas(64) float own_rows[ROWS_SENT][LANES] = {};  // of each edge's harmonics in its own message
                 for (int e = 0; e < count; e++) {
                     const float* h_j = h + size_t(j[first + e]) * ROWS_SENT * C;
                     float* g_j = g_h + size_t(j[first + e]) * ROWS_SENT * C;
@@ -357,23 +372,22 @@ struct Worker {
                         }
                         g_y[0] += g * slope_sum;
                     }
-                    float totals[ROWS_SENT];
                     unroll<(ROWS_SENT + LANES - 1) / LANES>([&](auto part) {
                         constexpr int first = part * LANES, some = std::min(ROWS_SENT - first, LANES);
-                        alignas(64) float found[LANES];
-                        store(found, sums<some>(g_y + first));
-                        for (int k = 0; k < some; k++) totals[first + k] = found[lane_of_sum(k, some)];
+                        const V found = sums<some>(g_y + first);
+                        unroll<some>([&](auto k) { own_rows[first + k][e] = found[lane_of_sum(k, some)]; });
                     });
-                    along[e] = totals[0];
-                    for (int row = 1; row < ROWS_SENT; row++) {
-                        const int l = SENT.row_degree[row];
-                        g_rows[e * M_PAD + FELT.first[l] + row - SENT.first[l]] += totals[row];
-                    }
                 }
-                V g_y[M], g[3];
-                for (int m = 0; m < M; m++)
-                    for (int e = 0; e < LANES; e++) g_y[m][e] = e < count ? g_rows[e * M_PAD + m] : 0;
-                pull(here, g_y, load(along), g);
+                V g_y[M_PAD], g[3];
+                for (int m = 0; m < M_PAD; m += LANES) {
+                    for (int e = 0; e < LANES; e++) g_y[m + e] = e < count ? load(g_rows + e * M_PAD + m) : V{};
+                    transpose(g_y + m);
+                }
+                for (int row = 1; row < ROWS_SENT; row++) {
+                    const int l = SENT.row_degree[row];
+                    g_y[FELT.first[l] + row - SENT.first[l]] += load(own_rows[row]);
+                }
+                pull(here, g_y, load(own_rows[0]), g);
                 push(a, first, g, force, virial);
             }
             push_atom(a, force, virial);
@@ -434,7 +448,7 @@ struct Worker {
     template <int T>
     void enter() {  // up to the readout of layer T
         if constexpr (T == 0) density();
-        gate_density(of_block(buffers.density, M * AQ), gated_density);
+        gated_density = gate_density(of_block(buffers.density, M * AQ), room_for_density);
         if constexpr (T > 0) hear<T>();
         products<T>();
         readout<T>();
@@ -446,51 +460,51 @@ struct Worker {
     }
 
     template <int T>
+    void kept() {  // for the way back
+        mixed = buffers.mixed[T] + block * M * AC;
+        g_input = buffers.g_input[T] + block * BLOCK * (NU + 1) * C;
+    }
+
+    template <int T>
     void forward() {
         each_block([&] {
-            geometry();
+            if (T == 0 || !buffers.keeps_edges) geometry();
+            kept<T>();
             enter<T>();
             send<T>();
-            std::memcpy(buffers.mixed[T] + block * M * AC, mixed, sizeof mixed);
-            std::memcpy(buffers.g_input[T] + block * BLOCK * (NU + 1) * C, g_input, sizeof g_input);
         });
     }
     void turn() {
         constexpr int T = LAYERS - 1;
         each_block([&] {
-            geometry();
+            if (T == 0 || !buffers.keeps_edges) geometry();
+            mixed = room_for_mixed, g_input = room_for_g_input;
+            g_gated_density = of_block(buffers.g_density, M * AQ);
             enter<T>();
-            reverse_products<T>(g_input);
-            if constexpr (T > 0) hand_down<T>(g_input);
+            reverse_products<T>();
+            if constexpr (T > 0) hand_down<T>();
             leave<T>();
-            keep_g_density();
         });
     }
     template <int T>
     void reverse() {
         each_block([&] {
-            geometry();
+            if (!buffers.keeps_edges) geometry();
             if constexpr (T > 0) hear<T>();
-            std::memcpy(mixed, buffers.mixed[T] + block * M * AC, sizeof mixed);
-            std::memcpy(g_gated_density, buffers.g_density + block * M * AQ, sizeof g_gated_density);
-            const float* g_input = buffers.g_input[T] + block * BLOCK * (NU + 1) * C;
-            reverse_products<T>(g_input);
-            if constexpr (T > 0) hand_down<T>(g_input);
+            kept<T>();
+            g_gated_density = of_block(buffers.g_density, M * AQ);
+            reverse_products<T>();
+            if constexpr (T > 0) hand_down<T>();
             leave<T>();
-            if constexpr (T > 0) keep_g_density();
         });
     }
     // The readout of layer T also sees what the atom itself sent before.
     template <int T>
-    void hand_down(const float* g_input) {
+    void hand_down() {
         for (int a = 0; a < BLOCK; a++) {
             float* g = own.g_h[T - 1] + atom[a] * ROWS_SENT * C;
             for (int c = 0; c < C; c++) g[c] += g_input[a * INPUT<T> + NU * C + c];
         }
-    }
-    void keep_g_density() {
-        if constexpr (LAYERS > 1)
-            std::memcpy(buffers.g_density + block * M * AQ, g_gated_density, sizeof g_gated_density);
     }
 };
 

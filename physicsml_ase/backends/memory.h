@@ -41,22 +41,28 @@ struct Structure {
     const float* r_ij;        // (E, 3)
 };
 
+constexpr size_t CACHE = 1 << 19;  // bytes that most processors keep near each core beside everything else
+
 struct Own {  // of one thread
     float* g_h[LAYERS];       // (N, ROWS_SENT, C), gradient to what each layer sends
     double *forces, *virial;  // (N, 3), (3, 3)
-    Edges* edges;             // [BLOCK][longest / LANES]
     float *heard, *radii;     // [BLOCK][longest][C], [BLOCK][longest][RADII]
 };
 struct Buffers {
     float *density, *g_density;                         // blocks [M][BLOCK][Q_PAD]
     float *mixed[LAYERS], *h[LAYERS], *g_input[LAYERS];  // blocks [M][BLOCK][C], (N, ROWS_SENT, C), blocks [BLOCK][F]
     size_t longest;
+    bool keeps_edges;  // of all atoms, (N, longest / LANES), or of a block, [thread][BLOCK][longest / LANES]
+    Edges* edges;
     Own own[1024];
 
     Buffers(Arena& arena, size_t n, size_t most_neighbors, int threads) {
         const size_t blocks = (n + BLOCK - 1) / BLOCK;
         longest = padded(int(most_neighbors), LANES);
         const size_t kept = LAYERS > 1 ? blocks : size_t(threads);
+        const size_t edges_of_all = blocks * BLOCK * longest / LANES;
+        keeps_edges = edges_of_all * sizeof(Edges) <= CACHE;
+        edges = arena.take<Edges>(keeps_edges ? edges_of_all : threads * BLOCK * longest / LANES);
         density = arena.take<float>(kept * M * AQ);
         g_density = arena.take<float>(kept * M * AQ);
         for (int t = 0; t < LAYERS - 1; t++) {
@@ -68,7 +74,6 @@ struct Buffers {
             for (int t = 0; t < LAYERS - 1; t++) own[k].g_h[t] = arena.take<float>(blocks * BLOCK * ROWS_SENT * C);
             own[k].forces = arena.take<double>(3 * n);
             own[k].virial = arena.take<double>(9);
-            own[k].edges = arena.take<Edges>(BLOCK * longest / LANES);
             own[k].heard = arena.take<float>(BLOCK * longest * C);
             own[k].radii = arena.take<float>(BLOCK * longest * RADII);
         }

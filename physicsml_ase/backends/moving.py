@@ -25,7 +25,7 @@ class Last(NamedTuple):
     numbers: NDArray[np.int64]
     cell: NDArray[np.float64]
     pbc: NDArray[np.bool_]
-    origin: Origin | None  # of the list, if it was made in this cell
+    origin: Origin | None = None  # of the list, for positions in this cell; found when it is needed
 
 
 class MovingGraph:
@@ -49,29 +49,31 @@ class MovingGraph:
         last = self._last
         if last is None or neighbors is not last.neighbors or not equal(numbers, last.numbers):
             graph = build_graph(numbers, atoms.positions, cell, pbc, neighbors, inputs, {}).to(self.device)
-            origin = self.verlet.origin(neighbors, cell)
-            self._last = Last(graph, neighbors, numbers.copy(), cell.copy(), pbc.copy(), origin)
+            self._last = Last(graph, neighbors, numbers.copy(), cell.copy(), pbc.copy())
             return graph
         graph = last.graph._replace(positions=self._positions(atoms), inputs=inputs)
         if not equal(cell, last.cell):
             graph = graph._replace(cell=torch.from_numpy(np.array(cell, np.float64))[None].to(self.device))
-            origin = self.verlet.origin(neighbors, cell)
-            self._last = last._replace(graph=graph, cell=cell.copy(), origin=origin)
+            self._last = last._replace(graph=graph, cell=cell.copy(), origin=None)
         return graph
 
     def moved(self, atoms: Atoms) -> tuple[Graph, Origin] | None:
-        """The last graph with its atoms elsewhere, where nothing else is changed, and `Last.origin`.
+        """The last graph with its atoms elsewhere, where nothing else is changed, and what they are to be compared with.
 
         Whether its list is still good is not looked at.
         """
         last = self._last
-        if last is None or last.origin is None or self.domain.attrs:
+        if last is None or self.domain.attrs:
             return None
         if not equal(atoms.numbers, last.numbers):
             return None
         if self.domain.cell is None and not equal(atoms.cell.array, last.cell):
             return None
         if self.domain.pbc is None and not equal(atoms.pbc, last.pbc):
+            return None
+        if last.origin is None:
+            last = self._last = last._replace(origin=self.verlet.origin(last.neighbors, last.cell))
+        if last.origin is None:
             return None
         return last.graph._replace(positions=self._positions(atoms)), last.origin
 

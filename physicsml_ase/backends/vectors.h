@@ -31,6 +31,35 @@ inline __attribute__((always_inline)) void unroll(F&& f) {
     unrolled(f, std::make_integer_sequence<int, N>());
 }
 
+template <int S, int... lane>
+inline V upper(V a, V b, std::integer_sequence<int, lane...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+    return __builtin_shufflevector(a, b, (lane & S ? LANES + lane - S : lane)...);
+#else
+    return __builtin_shuffle(a, b, I{(lane & S ? LANES + lane - S : lane)...});
+#endif
+}
+template <int S, int... lane>
+inline V lower(V a, V b, std::integer_sequence<int, lane...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+    return __builtin_shufflevector(a, b, (lane & S ? LANES + lane : lane + S)...);
+#else
+    return __builtin_shuffle(a, b, I{(lane & S ? LANES + lane : lane + S)...});
+#endif
+}
+// LANES vectors as a matrix, transposed: blocks of S by S are, then those in them.
+template <int S = LANES / 2>
+inline void transpose(V* x) {
+    constexpr auto lanes = std::make_integer_sequence<int, LANES>();
+    for (int k = 0; k < LANES; k++) {
+        if (k & S) continue;
+        const V a = x[k], b = x[k + S];
+        x[k] = upper<S>(a, b, lanes);
+        x[k + S] = lower<S>(a, b, lanes);
+    }
+    if constexpr (S > 1) transpose<S / 2>(x);
+}
+
 // In each 2 S lanes, what the halves of a's and of b's lanes add up to.
 template <int S, int... lane>
 inline V folded(V a, V b, std::integer_sequence<int, lane...>) {

@@ -24,10 +24,10 @@ FEW = 50
 
 
 class Origin(NamedTuple):
-    """What a list was made of."""
+    """A list is good while no atom is further from here than half the room, beside the common motion of all."""
 
     positions: Floats  # (N, 3) [Å]
-    room: float  # by which it reaches beyond the cut-off [Å]
+    room: float  # [Å]
 
 
 class VerletList:
@@ -64,10 +64,17 @@ class VerletList:
         return self._select(positions, cell, low, high, moved)
 
     def origin(self, neighbors: Neighbors, cell: Floats) -> Origin | None:
-        """What the list was made of, if that is `neighbors`, kept, and of this very cell."""
-        if self._positions is None or neighbors is not self._edges or not np.array_equal(cell, self._cell):
+        """What is to be compared with positions in a cell to know whether `neighbors` still serve.
+
+        None where they are not the list that is kept. See `_bounds`.
+        """
+        if self._positions is None or neighbors is not self._edges:
             return None
-        return Origin(self._positions, self._room)
+        if np.array_equal(cell, self._cell):
+            return Origin(self._positions, self._room)
+        deformation, low, _ = self._deformed(cell)
+        room = low * (self.cutoff + self._room) - self.cutoff
+        return Origin(self._positions @ deformation, room) if room > 0 else None
 
     def _rebuild(self, positions: Floats, cell: Floats, pbc: NDArray[np.bool_], whole: int) -> None:
         self._positions = None  # nothing is kept of a list that could not be built
@@ -103,11 +110,16 @@ class VerletList:
         if (cell[pbc] == self._cell[pbc]).all():
             u = positions - self._positions
         else:
-            deformation = np.eye(3) + self._inverse @ (cell - self._cell)[pbc]
-            high, _, low = np.linalg.svd(deformation, compute_uv=False).tolist()
+            deformation, low, high = self._deformed(cell)
             u = positions - self._positions @ deformation
         u -= u.mean(0)
         return low, high, 2 * float(np.einsum("nx,nx->n", u, u).max()) ** 0.5
+
+    def _deformed(self, cell: Floats) -> tuple[Floats, float, float]:
+        """F, and the least and the largest of its singular values."""
+        deformation = np.eye(3) + self._inverse @ (cell - self._cell)[self._pbc]
+        high, _, low = np.linalg.svd(deformation, compute_uv=False).tolist()
+        return deformation, low, high
 
     def _select(self, positions: Floats, cell: Floats, low: float, high: float, moved: float) -> Neighbors:
         d0 = self._pairs.distance
