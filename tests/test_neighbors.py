@@ -298,7 +298,8 @@ def test_origin_in_a_smaller_cell():
     kept = verlet.update(positions, cell, ALL, whole=100)
     assert len(kept.reverse) == 0
     same = verlet.origin(kept, cell)
-    assert same is not None and same.room == 1.0
+    assert same is not None
+    assert same.room == 1.0
     smaller = verlet.origin(kept, cell * 0.9)
     assert smaller is not None
     np.testing.assert_allclose(smaller.positions, positions * 0.9)

@@ -58,7 +58,7 @@ class MovingGraph:
         return graph
 
     def moved(self, atoms: Atoms) -> tuple[Graph, Origin] | None:
-        """The last graph with its atoms elsewhere, where nothing else is changed, and what they are to be compared with.
+        """The last graph with its atoms elsewhere, where nothing else changed, and what they are to be compared with.
 
         Whether its list is still good is not looked at.
         """
