@@ -102,32 +102,6 @@ inline void sine_cosine(V s, V& sine, V& cosine) {
 #endif
 }
 
-template <int R, int N>
-inline void tile(const real* x, ptrdiff_t row, ptrdiff_t step, const real* w, ptrdiff_t w_row, int depth,
-                 real* out, ptrdiff_t out_row, bool add) {
-    constexpr int CHAINS = R * N >= 6 ? 1 : R * N >= 3 ? 2 : 4;  // sums at once, to hide the latency of one
-    V c[CHAINS][R][N];  // unrolled, so that it never is in memory
-    const auto each = [](auto&& run) { unrolled<R>([&](auto r) { unrolled<N>([&](auto n) { run(r, n); }); }); };
-    each([&](auto r, auto n) { unrolled<CHAINS>([&](auto chain) { c[chain][r][n] = V{}; }); });
-    if (add) each([&](auto r, auto n) { c[0][r][n] = load(out + r * out_row + n * LANES); });
-    int k = 0;
-    for (; k + CHAINS <= depth; k += CHAINS)
-        unrolled<CHAINS>([&](auto chain) {
-            V wk[N];
-            unrolled<N>([&](auto n) { wk[n] = load(w + (k + chain) * w_row + n * LANES); });
-            unrolled<R>([&](auto r) {
-                const V xk = all(x[r * row + (k + chain) * step]);
-                unrolled<N>([&](auto n) { c[chain][r][n] += xk * wk[n]; });
-            });
-        });
-    if constexpr (CHAINS > 1)
-        for (; k < depth; k++)
-            each([&](auto r, auto n) { c[0][r][n] += all(x[r * row + k * step]) * load(w + k * w_row + n * LANES); });
-    each([&](auto r, auto n) {
-        unrolled<CHAINS - 1>([&](auto chain) { c[0][r][n] += c[chain + 1][r][n]; });
-        store(out + r * out_row + n * LANES, c[0][r][n]);
-    });
-}
 // Geometry of up to LANES edges, one in each lane. Unused lanes hold an edge as long as the cut-off, which counts
 // for nothing.
 

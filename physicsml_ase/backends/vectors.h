@@ -122,32 +122,4 @@ inline void sine_cosine(V s, V& sine, V& cosine) {
                                  1.60590438e-10f});
 }
 
-template <int R, int N>
-inline void tile(const float* x, ptrdiff_t row, ptrdiff_t step, const float* w, ptrdiff_t w_row, int depth,
-                 float* out, ptrdiff_t out_row, bool add) {
-    constexpr int CHAINS = R * N >= 6 ? 1 : R * N >= 3 ? 2 : 4;  // sums at once, to hide the latency of one
-    V c[CHAINS][R][N] = {};
-    if (add)
-        for (int r = 0; r < R; r++)
-            for (int n = 0; n < N; n++) c[0][r][n] = load(out + r * out_row + n * LANES);
-    int k = 0;
-    for (; k + CHAINS <= depth; k += CHAINS)
-        for (int chain = 0; chain < CHAINS; chain++) {
-            V wk[N];
-            for (int n = 0; n < N; n++) wk[n] = load(w + (k + chain) * w_row + n * LANES);
-            for (int r = 0; r < R; r++) {
-                const V xk = all(x[r * row + (k + chain) * step]);
-                for (int n = 0; n < N; n++) c[chain][r][n] += xk * wk[n];
-            }
-        }
-    for (; k < depth; k++)
-        for (int r = 0; r < R; r++)
-            for (int n = 0; n < N; n++) c[0][r][n] += all(x[r * row + k * step]) * load(w + k * w_row + n * LANES);
-    for (int r = 0; r < R; r++)
-        for (int n = 0; n < N; n++) {
-            V total = c[0][r][n];
-            for (int chain = 1; chain < CHAINS; chain++) total += c[chain][r][n];
-            store(out + r * out_row + n * LANES, total);
-        }
-}
 }  // namespace
