@@ -1095,12 +1095,14 @@ int64_t num_weights() {
 }
 
 // Sorts each atom's edges by their neighbour's element; returns the largest number of neighbours. `i` and `j` are
-// Python's edge_index, `places` maps atomic numbers to elements.
-int64_t plan(int64_t n, int64_t num_edges, const int64_t* i, const int64_t* j, const int64_t* back, const int64_t* numbers,
-             const int64_t* places, int64_t* start, int32_t* order, int32_t* reverse, int32_t* element, int32_t* other) {
+// Python's edge_index and `back` the reverse edges, of atoms and edges that are counted from `atom` and `edge`; `places`
+// maps atomic numbers to elements.
+int64_t plan(int64_t n, int64_t num_edges, int64_t atom, int64_t edge, const int64_t* i, const int64_t* j,
+             const int64_t* back, const int64_t* numbers, const int64_t* places, int64_t* start, int32_t* order,
+             int32_t* reverse, int32_t* element, int32_t* other) {
     for (int64_t a = 0; a < n; a++) element[a] = int32_t(places[numbers[a]]);
     std::fill_n(start, n + 1, 0);
-    for (int64_t e = 0; e < num_edges; e++) start[i[e] + 1]++;
+    for (int64_t e = 0; e < num_edges; e++) start[i[e] - atom + 1]++;
     int64_t most = 0;
     for (int64_t a = 0; a < n; a++) {
         most = std::max(most, start[a + 1]);
@@ -1109,16 +1111,16 @@ int64_t plan(int64_t n, int64_t num_edges, const int64_t* i, const int64_t* j, c
     std::vector<int32_t> place(num_edges);
     for (int64_t a = 0; a < n; a++) {
         int64_t at[Z + 1] = {};
-        for (int64_t e = start[a]; e < start[a + 1]; e++) at[element[j[e]] + 1]++;
+        for (int64_t e = start[a]; e < start[a + 1]; e++) at[element[j[e] - atom] + 1]++;
         for (int z = 0; z < Z; z++) at[z + 1] += at[z];
         for (int64_t e = start[a]; e < start[a + 1]; e++) {
-            const int64_t to = start[a] + at[element[j[e]]]++;
+            const int64_t to = start[a] + at[element[j[e] - atom]]++;
             order[to] = int32_t(e);
-            other[to] = element[j[e]];
+            other[to] = element[j[e] - atom];
             place[e] = int32_t(to);
         }
     }
-    for (int64_t e = 0; e < num_edges; e++) reverse[e] = place[back[order[e]]];
+    for (int64_t e = 0; e < num_edges; e++) reverse[e] = place[back[order[e]] - edge];
     return most;
 }
 

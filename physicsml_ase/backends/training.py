@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from physicsml_ase.backends.build import BuildError, build, tell_once
 from physicsml_ase.backends.crew import Crew
 from physicsml_ase.backends.shares import Share, shares
+from physicsml_ase.backends.totals import Summed, Totals
 from physicsml_ase.graph import Graph
 from physicsml_ase.models.gaunt_ace import GauntACE
 from physicsml_ase.nn.sphere import SphereProduct
@@ -94,6 +95,10 @@ class TrainingKernel:
         """Energies of the atoms (N,), and their sum's gradient to the pair vectors r_ij (E, 3) [Å], (E, 3)."""
         return _Function.apply(self, self.plan(graph), r_ij.detach().to(self._dtype), *self._parameters)
 
+    def predict(self, graph: Graph, batch: Summed) -> Totals:
+        """What a potential predicts of a batch, differentiable as above."""
+        return Totals(*_Predictions.apply(self, self.plan(graph), batch, *self._parameters))
+
     def plan(self, graph: Graph) -> list[Plan]:
         """The batch's edges in the kernel's order, in parts."""
         return [self._plan(graph, share) for share in shares(graph)]
@@ -103,12 +108,12 @@ class TrainingKernel:
         n, num_edges = atoms.stop - atoms.start, edges.stop - edges.start
         parts = [torch.empty(n + 1, dtype=torch.int64)]
         parts += [torch.empty(k, dtype=torch.int32) for k in (num_edges, num_edges, n, num_edges)]
-        i, j = graph.edge_index[:, edges] - atoms.start
-        numbers, back = graph.atomic_numbers[atoms], graph.reverse[edges] - edges.start
-        given = [x.contiguous() for x in (i, j, back, numbers, self._places)]
-        longest = self._library.plan(
-            ctypes.c_int64(n), ctypes.c_int64(num_edges), *(_at(x) for x in (*given, *parts))
-        )
+        i, j = graph.edge_index[:, edges]
+        given = [
+            x.contiguous() for x in (i, j, graph.reverse[edges], graph.atomic_numbers[atoms], self._places)
+        ]
+        counts = (ctypes.c_int64(k) for k in (n, num_edges, atoms.start, edges.start))
+        longest = self._library.plan(*counts, *(_at(x) for x in (*given, *parts)))
         return Plan(share, n, num_edges, longest, *parts)
 
     def values(self, plans: list[Plan], r_ij: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,6 +195,28 @@ class _Function(torch.autograd.Function):
         kernel: TrainingKernel = ctx.kernel
         gradients = kernel.weights_gradient(ctx.plans, r_ij, weights, g_energies, g_gradient)
         return None, None, None, *gradients
+
+
+class _Predictions(torch.autograd.Function):
+    """The predictions of a batch, of the weights."""
+
+    @staticmethod
+    def forward(  # type: ignore[no-untyped-def, override]
+        ctx, kernel: TrainingKernel, plans: list[Plan], batch: Summed, *parameters: Tensor
+    ) -> Totals:
+        """As `Totals`."""
+        weights = torch.cat([p.reshape(p.numel()) for p in parameters])
+        ctx.kernel, ctx.plans, ctx.batch = kernel, plans, batch
+        ctx.save_for_backward(weights)
+        return tuple(batch.predict(*kernel.values(plans, batch.r_ij, weights)))  # type: ignore[return-value]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, *g: Tensor):  # type: ignore[no-untyped-def, override]
+        (weights,) = ctx.saved_tensors
+        kernel: TrainingKernel = ctx.kernel
+        back = ctx.batch.send_back(Totals(*g))
+        return None, None, None, *kernel.weights_gradient(ctx.plans, ctx.batch.r_ij, weights, *back)
 
 
 class _Batch(ctypes.Structure):

@@ -1,6 +1,7 @@
 """The training kernel: values and gradients to the weights are eager autograd's, for every model and batch."""
 
 import copy
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -12,10 +13,12 @@ from kernels_for_tests import cache, mixed  # noqa: F401  cache is a fixture
 from physicsml_ase.atoms import to_graph
 from physicsml_ase.backends import build
 from physicsml_ase.backends.shares import ATOMS_OF_A_PART, shares
+from physicsml_ase.backends.totals import Summed
 from physicsml_ase.backends.training import TrainingKernel, training_kernel_reason
 from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph, collate, edge_vectors
 from physicsml_ase.models.gaunt_ace import GauntACE, GauntACEConfig
+from physicsml_ase.potential import Potential
 
 CUTOFF = 4.0
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="there is no C++ compiler")
@@ -227,3 +230,73 @@ def test_what_it_can_not_train_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
         assert "\n" not in reason
     monkeypatch.setattr(build, "compiler", lambda: None)
     assert "no C++ compiler" in (training_kernel_reason(make((14,), num_radial=5)) or "")
+
+
+def potential_of(elements: tuple[int, ...], wall: bool = False, **domain: object) -> Potential:
+    """A potential whose parameters are far from what they start as, in float64 and in training."""
+    known = Domain(
+        cutoff=CUTOFF,
+        elements=elements,
+        avg_num_neighbors=15.0,
+        atomic_energies={z: -3.0 - z for z in elements},
+        energy_scale=0.7,
+        short_range="zbl" if wall else "none",
+        **domain,  # type: ignore[arg-type]
+    )
+    torch.manual_seed(2)
+    config = GauntACEConfig(channels=16, max_ell=2, hidden=12, num_radial=6)
+    potential = Potential(config, known, ()).double().train()
+    with torch.no_grad():
+        for weight in potential.parameters():
+            weight += 0.3 * torch.randn_like(weight)
+    return potential
+
+
+def loss_of(out: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Of all predictions, linear in none; what is no number counts for nothing."""
+    torch.manual_seed(3)
+    total = torch.zeros((), dtype=torch.float64)
+    for name in ("energy", "energies", "forces", "stress"):
+        factor, there = torch.randn_like(out[name]), ~out[name].isnan()
+        value = torch.where(there, out[name], 0.0)
+        total = total + (factor * value + 0.1 * (value - value.detach().mean()).square()).sum()
+    return total
+
+
+SUMMED = BATCHES | {
+    "left_handed": ([Atoms(SILICON, cell=SILICON.cell.array[[1, 0, 2]])], (14,)),
+    "slab_among_crystals": ([SILICON, Atoms(SILICON, pbc=(True, False, True)), SILICON * (2, 1, 1)], (14,)),
+    "cell_without_pbc": ([Atoms(WATER, cell=[9, 9, 9]), WATER], CHNO),
+}
+
+
+@pytest.mark.parametrize("self_interaction", [False, True])
+@pytest.mark.parametrize("kind", SUMMED)
+def test_predictions_of_a_batch_and_their_gradients(kind: str, self_interaction: bool) -> None:
+    structures, elements = SUMMED[kind]
+    potential = potential_of(elements, self_interaction=self_interaction)
+    graph = collate([to_graph(atoms, CUTOFF, self_interaction=self_interaction) for atoms in structures])
+    weights = list(potential.parameters())
+    plain = potential(graph)
+    wanted = torch.autograd.grad(loss_of(plain), weights, allow_unused=True, materialize_grads=True)
+    batch, kernel = Summed(graph, potential), TrainingKernel(potential.model)
+    torch.testing.assert_close(batch.r_ij, edge_vectors(graph), rtol=1e-13, atol=1e-13)
+    found = kernel.predict(graph, batch)._asdict()
+    got = torch.autograd.grad(loss_of(found), weights, allow_unused=True, materialize_grads=True)
+    for name, value in found.items():
+        torch.testing.assert_close(value, plain[name], rtol=1e-10, atol=1e-10, equal_nan=True)
+    for a, b in zip(got, wanted):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8 * float(b.abs().max() + 1))
+    with torch.no_grad():
+        again = kernel.predict(graph, batch)
+    assert all(torch.equal(x, y) or bool(x.isnan().any()) for x, y in zip(again, found.values()))
+
+
+def test_pairs_within_the_wall_are_counted() -> None:
+    distances = {"H-O": 1.2, "H-H": 1.0, "C-H": 1.3}
+    potential = potential_of(CHNO, wall=True, shortest_distances=distances)
+    assert potential.wall is not None
+    for structures in ([WATER], [Atoms("H"), Atoms("O")], [ETHANOL, WATER]):
+        graph = collate([to_graph(atoms, CUTOFF, self_interaction=True) for atoms in structures])
+        near = potential.wall.near(graph, edge_vectors(graph))
+        assert Summed(graph, potential).near == (0 if near is None else len(near.edge))

@@ -4,14 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from ase.build import molecule
 from runs_for_tests import frames, settings
 
 from physicsml_ase.atoms import to_graph
-from physicsml_ase.backends.training import training_kernel_reason
+from physicsml_ase.backends.totals import Summed, Totals
+from physicsml_ase.backends.training import TrainingKernel, training_kernel_reason
 from physicsml_ase.conventions import InputError
 from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph, collate
 from physicsml_ase.models.gaunt_ace import GauntACE, GauntACEConfig
+from physicsml_ase.potential import Potential
 from physicsml_ase.train.fused import FusedPotential
 from physicsml_ase.train.run import Data, start
 
@@ -32,18 +35,20 @@ def test_a_run_by_the_kernel_is_a_plain_run(tmp_path: Path) -> None:
 
 
 @needs_compiler
-def test_validation_is_by_the_kernel_once_it_has_agreed(tmp_path: Path) -> None:
+def test_validation_is_by_the_kernel_once_it_has_agreed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     result = start(settings(SIXTEEN, {"trainer": {"max_epochs": 1}}), Data(frames()), tmp_path / "run")
     potential = result.potential.train().requires_grad_(True)
     fused, graph = FusedPotential(potential), collate([to_graph(atoms, 3.0) for atoms in frames(3)])
     calls = []
-    right = fused.kernel
+    right = fused.kernel.predict
 
-    def counted(graph: Graph, r_ij: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        calls.append(len(r_ij))
-        return right(graph, r_ij)
+    def counted(graph: Graph, batch: Summed) -> Totals:
+        calls.append(len(batch.r_ij))
+        return right(graph, batch)
 
-    fused.kernel = counted  # type: ignore[assignment]
+    monkeypatch.setattr(fused.kernel, "predict", counted)
     with torch.inference_mode():
         before, again = fused.evaluate(graph), fused.evaluate(graph)
     assert len(calls) == 2
@@ -66,12 +71,16 @@ def test_validation_is_by_the_kernel_once_it_has_agreed(tmp_path: Path) -> None:
 
 
 @needs_compiler
-def test_a_wrong_kernel_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_wrong_kernel_is_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     result = start(settings(SIXTEEN, {"trainer": {"max_epochs": 1}}), Data(frames()), tmp_path / "run")
     potential = result.potential.train().requires_grad_(True)
     fused = FusedPotential(potential)
-    right = fused.kernel
-    fused.kernel = lambda graph, r_ij: tuple(1.1 * x for x in right(graph, r_ij))  # type: ignore[assignment]
+    right = fused.kernel.predict
+    monkeypatch.setattr(
+        fused.kernel, "predict", lambda graph, batch: Totals(*(1.1 * x for x in right(graph, batch)))
+    )
     graph = to_graph(frames(1)[0], 3.0)
     torch.testing.assert_close(fused(graph)["energy"], potential(graph)["energy"])
     assert fused.given_up
@@ -82,6 +91,31 @@ def test_a_wrong_kernel_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert other.given_up
     assert "forces are off" in caplog.text
     torch.testing.assert_close(fused.evaluate(graph)["energy"], potential(graph)["energy"])
+
+
+@needs_compiler
+def test_atoms_within_the_wall_are_learned_by_the_kernel_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose energy is the potential's business, and what the model sees of them."""
+    distances = {"H-H": 1.2, "C-H": 1.3, "C-C": 1.6}
+    domain = Domain(cutoff=3.0, elements=(1, 6), shortest_distances=distances, short_range="zbl")
+    torch.manual_seed(0)
+    potential = Potential(GauntACEConfig(channels=16), domain, ()).train()
+    graph = collate([to_graph(molecule(name), 3.0) for name in ("CH4", "C2H6")])
+    assert Summed(graph, potential).near > 0
+    plain = potential(graph)
+    right, calls = TrainingKernel.__call__, []
+
+    def counted(self: TrainingKernel, graph: Graph, r_ij: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        calls.append(len(r_ij))
+        return right(self, graph, r_ij)
+
+    monkeypatch.setattr(TrainingKernel, "__call__", counted)
+    fused = FusedPotential(potential)
+    found = fused(graph)
+    assert len(calls) == 2  # to be compared, and then
+    for name, value in plain.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4, equal_nan=True)
+    assert not fused.given_up
 
 
 def test_reasons(tmp_path: Path) -> None:
