@@ -25,7 +25,7 @@ log = logging.getLogger("physicsml_ase")
 
 REACTIONS = ("warn", "raise", "record", "ignore")
 INTERVAL = 200
-"""Calculations between whole checks. One costs as much as two steps of a molecule by the kernel."""
+"""Calculations between whole checks. One costs as much as five steps of a molecule by the kernel."""
 MOVED, MOVED_BY_KERNEL = 0.4, 1.2
 """An atom that is so far from where it was at the last whole check [Å] makes another due; three times as far with the
 kernel, for which a check is dear, and which tells when atoms come too close."""
