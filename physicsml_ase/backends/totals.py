@@ -41,9 +41,7 @@ class Summed:
         pointers = [*(x.data_ptr() for x in self._kept), *([None] if wall is None else [])]
         scale = potential.domain.energy_scale
         self._graph = _Graph(*self._sizes, *pointers, NUM_ELEMENTS, scale, NO_VOLUME)
-        self._library = build("totals.cpp", (("DOUBLE", int(dtype == torch.float64)),))
-        self._library.pair_vectors.restype = ctypes.c_int64
-        self._library.predict.restype = self._library.send_back.restype = None
+        self._library = library(dtype)
         self.r_ij = torch.empty(i.shape[0], 3, dtype=dtype)
         """Pair vectors (E, 3) [Å]."""
         self.near: int = self._call("pair_vectors")
@@ -67,6 +65,14 @@ class Summed:
         pointers = (ctypes.c_void_p(x.data_ptr()) for x in (self.r_ij, *tensors))
         result: int = getattr(self._library, name)(ctypes.byref(self._graph), *pointers)
         return result
+
+
+def library(dtype: torch.dtype) -> ctypes.CDLL:
+    """The compiled functions for models of this precision."""
+    library = build("totals.cpp", (("DOUBLE", int(dtype == torch.float64)),))
+    library.pair_vectors.restype = ctypes.c_int64
+    library.predict.restype = library.send_back.restype = None
+    return library
 
 
 class _Graph(ctypes.Structure):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from physicsml_ase.backends.build import BuildError, build, tell_once
 from physicsml_ase.backends.crew import Crew
 from physicsml_ase.backends.shares import Share, shares
-from physicsml_ase.backends.totals import Summed, Totals
+from physicsml_ase.backends.totals import Summed, Totals, library
 from physicsml_ase.graph import Graph
 from physicsml_ase.models.gaunt_ace import GauntACE
 from physicsml_ase.nn.sphere import SphereProduct
@@ -38,6 +38,7 @@ def training_kernel_reason(model: nn.Module) -> str | None:
         return f"the training kernel is for multiples of 16 channels, and this model has {channels}"
     try:
         _library(model)
+        library(weight.dtype)
     except BuildError as error:
         tell_once(str(error))
         return str(error)
