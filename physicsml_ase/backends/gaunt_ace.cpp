@@ -73,7 +73,7 @@ struct Worker {
     }
     float* heard(int a) const { return own.heard + a * buffers.longest * C; }
     float* radii(int a) const { return own.radii + a * buffers.longest * RADII; }
-    const int32_t* neighbors(int a) const { return structure.neighbor + structure.start[atom[a]]; }
+    const int32_t* neighbors(int a) const { return structure.neighbor + structure.start[std::min(atom[a], structure.num_atoms)]; }
     float* of_block(float* all, size_t size) const { return all + (LAYERS > 1 ? block : thread) * size; }
 
     void geometry() {

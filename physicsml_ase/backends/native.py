@@ -145,7 +145,7 @@ class OnKernel:
             self.features = torch.from_numpy(out.features)
         pace.took(threads, (time.perf_counter() - began) / len(listed.references))
         scale = self.potential.domain.energy_scale
-        energies = out.energies * np.float64(scale)
+        energies = np.multiply(out.energies, scale, dtype=np.float64)  # numpy 1 would stay with float32
         energies += listed.references
         stress = None
         if listed.volume > NO_VOLUME:

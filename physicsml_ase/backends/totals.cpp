@@ -41,9 +41,11 @@ int64_t pair_vectors(const Graph* graph, real* r_ij) {
         const int64_t i = graph->centre[e], j = graph->neighbor[e];
         const double *x = graph->positions + 3 * i, *y = graph->positions + 3 * j, *s = graph->shift + 3 * e;
         const double* h = graph->cell + 9 * graph->structure[i];
+        const bool shifted = s[0] != 0 || s[1] != 0 || s[2] != 0;  // else the cell may be anything
         double squared = 0;
         for (int k = 0; k < 3; k++) {
-            const double r = y[k] - x[k] + (s[0] * h[k] + s[1] * h[3 + k] + s[2] * h[6 + k]);
+            double r = y[k] - x[k];
+            if (shifted) r += s[0] * h[k] + s[1] * h[3 + k] + s[2] * h[6 + k];
             r_ij[3 * e + k] = real(r);
             squared += r * r;
         }

@@ -536,7 +536,7 @@ struct Worker {
     // Neighbours of one element among LANES edges; `last` where no more follow.
     template <class F>
     void each_run(int a, F&& run) const {
-        const int32_t* other = batch.other + batch.start[atom[a]];
+        const int32_t* other = batch.other + batch.start[std::min(atom[a], batch.num_atoms)];
         for (int e = 0; e < num_edges[a];) {
             const int z = other[e], end = std::min(num_edges[a], e / LANES * LANES + LANES);
             int next = e + 1;

@@ -182,13 +182,16 @@ class PhysicsMLCalculator(Calculator):
         results = None if step is None else of_step(step)
         if moved is None or step is None or results is None:
             return None
-        return moved[0], results, torch.from_numpy(step.energies)
+        return moved[0], results, torch.from_numpy(step.energies.copy())  # results are the caller's to change
 
     def _from_anew(self, atoms: Atoms) -> tuple[Graph, Results, Tensor | None]:
         """The graph, the results and the atoms' energies (N,), if the model has such."""
         graph = self._inputs.next(atoms, self._engine.whole_lists)
         out = self._engine(graph)
-        return graph, to_results(graph._replace(targets=out), self._levels), out.get("energies")
+        energies = (
+            out["energies"].clone() if "energies" in out else None
+        )  # results are the caller's to change
+        return graph, to_results(graph._replace(targets=out), self._levels), energies
 
     @property
     def atoms(self) -> Atoms | None:

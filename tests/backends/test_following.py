@@ -12,6 +12,7 @@ from conftest import rattled
 from kernels_for_tests import cache, mixed  # noqa: F401  cache is a fixture
 
 from physicsml_ase import PhysicsMLCalculator
+from physicsml_ase.atoms import to_graph
 from physicsml_ase.backends import build
 from physicsml_ase.backends.edges import SkinList
 from physicsml_ase.conventions import InputError
@@ -89,6 +90,19 @@ def test_every_step_is_that_of_a_new_calculator(kind: str, anew: list[int]) -> N
         equals_fresh(calc, atoms, potential)
     own = len(anew) - 40  # the others are of the new ones
     assert own == 1 if kind == "molecule" else 1 < own < 30
+
+
+def test_large_reference_energies_cost_no_digits() -> None:
+    potential, atoms = make(), CRYSTAL.copy()
+    potential.references.table[14] = -7881.25
+    calc = calculator(potential)
+    for k in range(3):
+        atoms.positions[k] += 0.01
+        atoms.calc = calc
+        atoms.get_potential_energy()
+        learned = potential(to_graph(atoms, CUTOFF))["energies"].numpy()
+        assert calc.results["energies"].dtype == np.float64
+        np.testing.assert_allclose(calc.results["energies"], learned, rtol=0, atol=2e-5)
 
 
 def changes() -> dict[str, Callable[[Atoms], None]]:

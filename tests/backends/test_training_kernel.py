@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping
 
+import numpy as np
 import pytest
 import torch
 from ase import Atoms
@@ -267,6 +268,7 @@ SUMMED = BATCHES | {
     "left_handed": ([Atoms(SILICON, cell=SILICON.cell.array[[1, 0, 2]])], (14,)),
     "slab_among_crystals": ([SILICON, Atoms(SILICON, pbc=(True, False, True)), SILICON * (2, 1, 1)], (14,)),
     "cell_without_pbc": ([Atoms(WATER, cell=[9, 9, 9]), WATER], CHNO),
+    "cell_that_does_not_matter": ([Atoms(WATER, cell=np.full((3, 3), np.nan))], CHNO),
 }
 
 
