@@ -253,6 +253,22 @@ def test_scores_do_not_depend_on_what_was_calculated_before(ckpt):
         calc.results["nothing"]
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+def test_scores_are_those_of_what_was_calculated_whatever_becomes_of_the_results(ckpt, steps):
+    found = []
+    for changed in (False, True):
+        atoms, calc = frames(1)[0], PhysicsMLCalculator(ckpt, on_extrapolation="ignore")
+        atoms.calc = calc
+        for _ in range(steps):
+            atoms.positions[0] += 0.01
+            atoms.get_forces()
+        if changed:
+            for name in ("energies", "forces"):
+                calc.results[name] += 100.0
+        found.append(calc.results["extrapolation"])
+    np.testing.assert_array_equal(*found)
+
+
 def test_a_copy_of_the_calculator_guards_as_well(ckpt):
     calc = pickle.loads(pickle.dumps(PhysicsMLCalculator(ckpt, on_extrapolation="raise")))
     with pytest.raises(ExtrapolationError):

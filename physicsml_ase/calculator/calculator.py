@@ -188,9 +188,9 @@ class PhysicsMLCalculator(Calculator):
         """The graph, the results and the atoms' energies (N,), if the model has such."""
         graph = self._inputs.next(atoms, self._engine.whole_lists)
         out = self._engine(graph)
-        energies = (
-            out["energies"].clone() if "energies" in out else None
-        )  # results are the caller's to change
+        energies = out.get("energies")
+        if energies is not None and energies.is_cpu:
+            energies = energies.clone()  # results are the caller's to change
         return graph, to_results(graph._replace(targets=out), self._levels), energies
 
     @property
