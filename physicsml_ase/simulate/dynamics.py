@@ -137,7 +137,7 @@ def md(
     # the last number makes it another stream than that of the velocities: a seed's trailing zeros do not count
     integrator = make_integrator(atoms, ensemble, freedom, np.random.default_rng([seed, first, NOISE]))
     integrator.nsteps = first
-    guard = Guard(atoms, 10 * max(temperature_K, temperature(atoms, freedom)) + 1000)
+    guard = Guard(atoms, 10 * max(temperature_K, temperature(atoms.get_kinetic_energy(), freedom)) + 1000)
     kept = "nothing was kept" if path is None else f"the frames before are in {path}"
     temperatures, energies = array("d"), array("d")
     columns = COLUMNS | (STRESS_COLUMNS if has_stress else {})
@@ -147,9 +147,9 @@ def md(
         meter("MD", first, last, len(atoms)) as show,
     ):
         began = time.perf_counter()
-        for step in _guarded(integrator, max(last - first, 0), guard, freedom, kept):
-            kelvin = temperature(atoms, freedom)
-            potential, kinetic = atoms.get_potential_energy(), atoms.get_kinetic_energy()
+        for step, potential, kinetic, kelvin in _guarded(
+            integrator, max(last - first, 0), guard, freedom, kept
+        ):
             temperatures.append(kelvin)
             energies.append(potential + kinetic)
             show(step, f"{kelvin:.0f} K  {potential / len(atoms):.4f} eV/atom")
@@ -204,14 +204,18 @@ def _saying_if_stopped(integrator: MolecularDynamics, kept: str) -> Iterator[Non
 
 def _guarded(
     integrator: MolecularDynamics, steps: int, guard: Guard, freedom: int, kept: str
-) -> Iterator[int]:
-    """The steps of an integrator, from the present one; `Unstable` where it is no physics any more."""
-    run = integrator.irun(steps)
+) -> Iterator[tuple[int, float, float, float]]:
+    """The steps of an integrator, from the present one, with potential and kinetic energy [eV] and temperature [K];
+    `Unstable` where it is no physics any more."""
+    run, atoms = integrator.irun(steps), integrator.atoms
+    potential = kinetic = kelvin = 0.0
     while True:
         try:
             next(run)
             step = integrator.nsteps
-            complaint = guard.complaint(integrator.atoms, temperature(integrator.atoms, freedom))
+            potential, kinetic = atoms.get_potential_energy(), atoms.get_kinetic_energy()
+            kelvin = temperature(kinetic, freedom)
+            complaint = guard.complaint(atoms, potential, kelvin)
         except StopIteration:
             return
         except InputError as error:  # the structure is such that the model refuses it
@@ -219,7 +223,7 @@ def _guarded(
         if complaint:
             time_ps = step * integrator.dt / (1000 * units.fs)
             raise Unstable(f"MD stopped at step {step} ({time_ps:.4g} ps): {complaint}; {kept}; {ADVICE}")
-        yield step
+        yield step, potential, kinetic, kelvin
 
 
 def _start(

@@ -72,9 +72,9 @@ def stress_is_there(atoms: Atoms, ensemble: Ensemble) -> bool:
         return False
 
 
-def temperature(atoms: Atoms, freedom: int) -> float:
-    """Temperature [K] of the atoms' `freedom` motions."""
-    return float(2 * atoms.get_kinetic_energy() / (freedom * units.kB))
+def temperature(kinetic: float, freedom: int) -> float:
+    """Temperature [K] of `freedom` motions with a kinetic energy [eV]."""
+    return float(2 * kinetic / (freedom * units.kB))
 
 
 def start_velocities(atoms: Atoms, temperature_K: float, rng: np.random.Generator) -> None:

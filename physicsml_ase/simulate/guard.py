@@ -1,5 +1,7 @@
 """Stops a simulation that left what its model can describe, before it fills a disk with nonsense."""
 
+import math
+
 import numpy as np
 from ase import Atoms
 
@@ -22,19 +24,24 @@ class Guard:
         self.radius = self._radius(atoms)
         self.volume = atoms.cell.volume
 
-    def complaint(self, atoms: Atoms, temperature_K: float = 0.0) -> str | None:
-        """What is wrong with the structure now, None where nothing is. Its results must be up to date."""
-        if not np.isfinite(atoms.get_potential_energy()):
-            return f"the energy is {atoms.get_potential_energy()}"
-        bad = ~np.isfinite(atoms.get_forces(apply_constraint=False)).all(axis=1)
-        if bad.any():
-            return f"the force on atom {np.argmax(bad)} is not finite"
+    def complaint(self, atoms: Atoms, energy: float, temperature_K: float = 0.0) -> str | None:
+        """What is wrong with the structure now, None where nothing is. Its results must be up to date.
+
+        At each step of dynamics, so that what takes longer is looked at where there is a reason.
+        """
+        if not math.isfinite(energy):
+            return f"the energy is {energy}"
+        forces = atoms.get_forces(apply_constraint=False)
+        if not math.isfinite(float(forces.sum())):
+            bad = ~np.isfinite(forces).all(axis=1)
+            if bad.any():
+                return f"the force on atom {np.argmax(bad)} is not finite"
         if not temperature_K <= self.hottest_K:
             return f"the temperature is {temperature_K:.3g} K, above {self.hottest_K:.0f} K"
         radius = self._radius(atoms)
         if not radius <= 3 * self.radius + 50:
             return f"atoms fly apart: one is {radius:.3g} Å from the centre"
-        volume = atoms.cell.volume
+        volume = atoms.cell.volume if self.volume > 0 else 0.0
         if self.volume > 0 and not 1 / VOLUME_FACTOR <= volume / self.volume <= VOLUME_FACTOR:
             return f"the volume went from {self.volume:.4g} to {volume:.4g} Å³"
         return None
@@ -47,4 +54,4 @@ class Guard:
         if len(self.periodic):
             rows = np.linalg.svd(self.periodic)[2]
             away = away @ rows[len(self.periodic) :].T
-        return float(np.linalg.norm(away, axis=1).max())
+        return float(np.einsum("ij,ij->i", away, away).max()) ** 0.5

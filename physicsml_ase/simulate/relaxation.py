@@ -89,7 +89,7 @@ def relax(
     check_gives_forces(atoms, calculator)
     moves = _moving_components(cell, atoms, pressure_GPa)
     first_energy, guard = atoms.get_potential_energy(), Guard(atoms)
-    complaint = guard.complaint(atoms)
+    complaint = guard.complaint(atoms, first_energy)
     if complaint:
         raise Unstable(f"relaxation can not begin: {complaint}")
     target = atoms if moves is None else _filter(atoms, cell, moves, pressure_GPa)
@@ -154,7 +154,7 @@ def _guarded(
     while True:
         try:
             converged = bool(next(run))
-            complaint = guard.complaint(atoms)
+            complaint = guard.complaint(atoms, atoms.get_potential_energy())
         except StopIteration:
             return
         except InputError as error:
