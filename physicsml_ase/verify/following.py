@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from ase import units
 from ase.md.verlet import VelocityVerlet
+from numpy.typing import NDArray
 
 from physicsml_ase.calculator import PhysicsMLCalculator
 from physicsml_ase.conventions import voigt_to_matrix
@@ -76,21 +77,30 @@ def results_of(calculator: PhysicsMLCalculator, structure: Structure, subject: S
 
 
 def _path(structure: Structure, distance: float, bends: bool, rng: np.random.Generator) -> list[Structure]:
-    """Places on the way of a structure: atoms leave the skin, and the cell is sheared, as in MD; then they change
-    places, so that every list from before is wrong, and move on."""
+    """Places on the way of a structure: atoms leave the skin, and the cell is sheared at every other place, as in MD
+    with and without a barostat; then those of an element change places, so that lists are wrong."""
     atoms = structure.atoms
     towards = rng.normal(size=(len(atoms), 3))
     towards *= distance / np.linalg.norm(towards, axis=1, keepdims=True)
     shear = np.eye(3)
-    shear[0, 1] = 0.04 if bends else 0.0
+    shear[0, 1] = 0.08 if bends else 0.0
     path = []
     for k in range(1, 9):
-        x, cell = atoms.positions, atoms.cell.array
-        if k > 5:
-            x = x[np.random.default_rng(0).permutation(len(x))]
-        bent = np.linalg.matrix_power(shear, k)
-        path.append(structure.changed((x + min(k, 5) / 5 * towards) @ bent, cell @ bent))
+        x, cell = atoms.positions + min(k, 5) / 5 * towards, atoms.cell.array
+        if k > 5:  # nobody comes closer by that
+            x = x[_others(atoms.numbers)]
+        bent = np.linalg.matrix_power(shear, (k + 1) // 2)
+        path.append(structure.changed(x @ bent, cell @ bent))
     return path
+
+
+def _others(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Atoms (N,) in an order in which each stands for one of its element, and few for themselves."""
+    rng, order = np.random.default_rng(0), np.arange(len(numbers))
+    for number in np.unique(numbers):
+        alike = np.flatnonzero(numbers == number)
+        order[alike] = rng.permutation(alike)
+    return order
 
 
 def _calculator(subject: Subject, skin: float, backend: str) -> PhysicsMLCalculator:

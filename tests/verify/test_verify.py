@@ -14,12 +14,15 @@ from torch import Tensor
 
 from physicsml_ase import PhysicsMLCalculator
 from physicsml_ase.atoms import to_graph
+from physicsml_ase.backends import build
 from physicsml_ase.backends.choose import Backend
+from physicsml_ase.backends.edges import SkinList
 from physicsml_ase.checkpoint import save_potential
 from physicsml_ase.config import MODELS, validate
 from physicsml_ase.conventions import PROPERTIES, Label
 from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph, edge_vectors
+from physicsml_ase.models.gaunt_ace import GauntACEConfig
 from physicsml_ase.neighbors import VerletList
 from physicsml_ase.nn.features import segment_sum
 from physicsml_ase.nn.heads import HeadConfig
@@ -244,6 +247,29 @@ def test_a_list_with_half_its_skin_fails(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(VerletList, "_bounds", careless)
     assert "skin" in failed(verify(make()))
+
+
+@pytest.mark.skipif(build.compiler() is None, reason="there is no C++ compiler")
+@pytest.mark.parametrize("elements", [(14,), (6, 14)])
+def test_a_stale_list_of_the_kernel_fails(
+    elements: tuple[int, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of steps that go straight from positions to results."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    torch.manual_seed(0)
+    domain = Domain(cutoff=4.0, elements=elements, avg_num_neighbors=15.0, short_range="none")
+    potential = Potential(GauntACEConfig(channels=16), domain, ()).requires_grad_(False).eval()
+    crystal = bulk("Si", cubic=True) * (2, 1, 1)
+    crystal.numbers[::2] = elements[0]
+    crystal.rattle(0.05, seed=0)
+    assert "kernel" not in failed(verify(potential, [crystal], backend="kernel"))
+    right = SkinList.follow
+
+    def stale(self: SkinList, positions, origin, room, threads=1):  # type: ignore[no-untyped-def]
+        return right(self, positions, origin, 1e9, threads)
+
+    monkeypatch.setattr(SkinList, "follow", stale)
+    assert "kernel" in failed(verify(potential, [crystal], backend="kernel"))
 
 
 def test_forces_alone_are_no_failure() -> None:
