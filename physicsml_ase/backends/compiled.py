@@ -89,6 +89,11 @@ class Step(nn.Module):
         return channels.view(*neighbor.shape, -1)
 
 
+def same_tensors(graph: Graph, other: Graph, names: Sequence[str]) -> bool:
+    """Whether two graphs share these tensors, and do not only have equal ones."""
+    return all(getattr(graph, name) is getattr(other, name) for name in names)
+
+
 WIDTH = 17
 """Neighbours in `examples`."""
 
@@ -200,7 +205,7 @@ class OnRows:
         """Rows, reference energies and pairs; those of the last graph, where only positions are others."""
         if self._last is not None:
             last, rows, references, pairs = self._last
-            if all(getattr(graph, name) is getattr(last, name) for name in KEPT):
+            if same_tensors(graph, last, KEPT):
                 return rows, references, pairs
         rows, most = make_rows(graph, self.potential.domain.cutoff), self._most
         if rows is not None and rows.neighbor.numel() * rows.neighbor.shape[1] > most:

@@ -24,9 +24,8 @@ class Edges(NamedTuple):
     start: NDArray[np.int64]  # (N + 1,), atom i's are start[i] to start[i + 1]
     neighbor: NDArray[np.int32]  # (E,)
     r_ij: NDArray[np.float32]  # (E, 3) [Å]
-    at: tuple[
-        int, int, int, int
-    ]  # where these four lie: to ask an array costs as much as a small calculation
+    at: tuple[int, int, int, int]
+    """Where these four lie: to ask arrays for that takes as long as a small calculation."""
     shortest: float = 0.0
     """Shortest distance between two atoms or images [Å]; infinite where there are no edges."""
     near: int = 0
@@ -70,13 +69,8 @@ class SkinList:
         self._offsets = self._origin = np.empty((0, 3))
         self._at_offsets, self._at_origin, self._cutoff = 0, 0, 0.0
         self._within = build("edges.cpp").within
-        self._within.argtypes = [
-            *[POINTER] * 4,
-            *[ctypes.c_double] * 2,
-            POINTER,
-            ctypes.c_int,
-            *[POINTER] * 5,
-        ]
+        numbers = [ctypes.c_double, ctypes.c_double]
+        self._within.argtypes = [*[POINTER] * 4, *numbers, POINTER, ctypes.c_int, *[POINTER] * 5]
         self._within.restype = ctypes.c_int64
 
     def within(self, positions: Floats, cell: Floats, cutoff: float, threads: int = 1) -> Edges:
@@ -100,19 +94,8 @@ class SkinList:
 
     def _search(self, positions: int, origin: int | None, room: float, threads: int) -> int:
         threads = min(max(threads, 1), MOST_THREADS, len(self.elements) // 256 + 1)
-        count: int = self._within(
-            *(
-                self._at_list,
-                self._at_offsets,
-                positions,
-                origin,
-                room,
-                self._cutoff,
-                self._at_outer,
-                threads,
-            ),
-            *self._to,
-        )
+        there = self._at_list, self._at_offsets, positions, origin
+        count: int = self._within(*there, room, self._cutoff, self._at_outer, threads, *self._to)
         return count
 
     def _edges(self, count: int) -> Edges:

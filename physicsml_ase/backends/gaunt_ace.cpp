@@ -2,9 +2,9 @@
 //
 // The equations and their order are those of the module: mixed densities, powers on half a grid on the sphere in even
 // and odd parts, readouts, messages. What differs is where the sums run. Of edges nothing is kept but in small
-// structures: harmonics and radial functions are made again in each pass, which costs less than memory does. An atom hears its neighbours by
-// reading their h, so that all of an edge's gradient arises where its centre is; what belongs to the neighbour, its
-// part of the force and of the gradient to h, is added to sums that each thread has for itself.
+// structures: harmonics and radial functions are made again in each pass, which costs less than memory does. An atom
+// hears its neighbours by reading their h, so that all of an edge's gradient arises where its centre is; what belongs to
+// the neighbour, its part of the force and of the gradient to h, is added to sums that each thread has for itself.
 //
 // Layers are passes over all atoms: forward up to the last layer, whose forward and reverse pass are one, then
 // back. Atoms go in blocks of BLOCK, lm-major [row][atom][channel] as in the module, so that weights are read once
@@ -73,7 +73,9 @@ struct Worker {
     }
     float* heard(int a) const { return own.heard + a * buffers.longest * C; }
     float* radii(int a) const { return own.radii + a * buffers.longest * RADII; }
-    const int32_t* neighbors(int a) const { return structure.neighbor + structure.start[std::min(atom[a], structure.num_atoms)]; }
+    const int32_t* neighbors(int a) const {  // atoms that fill up the last block have none
+        return structure.neighbor + structure.start[std::min(atom[a], structure.num_atoms)];
+    }
     float* of_block(float* all, size_t size) const { return all + (LAYERS > 1 ? block : thread) * size; }
 
     void geometry() {

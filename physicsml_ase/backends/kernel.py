@@ -77,16 +77,13 @@ class Kernel:
         self._num_features = model.num_node_scalars
         self._scratch = np.empty(0, np.uint8)
         self._at_scratch = address(self._scratch)
-        self._results = np.empty(0, np.float32), np.empty((0, 3)), np.empty((3, 3))
-        self._at_results = 0, 0, 0
+        self._make_room(0)
 
     def __call__(self, edges: Edges, threads: int = 1, features: bool = False) -> Output:
         """Energies, forces and virial of a structure, and `features` where asked for."""
         n = len(edges.elements)
         if len(self._results[0]) != n:
-            self._results = np.empty(n, np.float32), np.empty((n, 3)), np.empty((3, 3))
-            energies, forces, virial = self._results
-            self._at_results = address(energies), address(forces), address(virial)
+            self._make_room(n)
         structure = n, *edges.at, min(max(threads, 1), MOST_THREADS, n // 16 + 1)
         kept = np.empty((n, self._num_features), np.float32) if features else None
         results = *self._at_results, None if kept is None else address(kept)
@@ -97,6 +94,12 @@ class Kernel:
                 return Output(*self._results, kept)
             self._scratch = np.empty(needed + needed // 8, np.uint8)
             self._at_scratch = address(self._scratch)
+
+    def _make_room(self, n: int) -> None:
+        """For the results of n atoms."""
+        self._results = np.empty(n, np.float32), np.empty((n, 3)), np.empty((3, 3))
+        energies, forces, virial = self._results
+        self._at_results = address(energies), address(forces), address(virial)
 
 
 def _library(model: GauntACE) -> ctypes.CDLL:

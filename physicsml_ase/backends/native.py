@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from physicsml_ase.backends.compiled import NO_VOLUME, volume
+from physicsml_ase.backends.compiled import KEPT, NO_VOLUME, same_tensors, volume
 from physicsml_ase.backends.crew import Pace, usable_cores
 from physicsml_ase.backends.kernel import Edges, Kernel, SkinList, kernel_reason
 from physicsml_ase.graph import Graph, split
@@ -24,8 +24,7 @@ from physicsml_ase.nn.features import NUM_ELEMENTS
 from physicsml_ase.potential import Potential
 
 OF_LIST = ("atomic_numbers", "edge_index", "edge_shift")
-"""What a list and its reference energies are of; `KEPT` what a step is of besides positions."""
-KEPT = (*OF_LIST, "cell")
+"""What a list and its reference energies are of."""
 MANY_ATOMS = 200
 """Structures of fewer atoms are computed by one thread, which a second one would only keep waiting."""
 
@@ -107,11 +106,7 @@ class OnKernel:
         kernel; a call will do it.
         """
         last = self._last
-        if (
-            last is None
-            or self._process != os.getpid()
-            or any(getattr(graph, name) is not getattr(last.graph, name) for name in KEPT)
-        ):
+        if last is None or self._process != os.getpid() or not same_tensors(graph, last.graph, KEPT):
             return None
         edges, positions = last.edges, graph.positions.numpy()
         with self._lock:
@@ -155,10 +150,10 @@ class OnKernel:
     def _list_of(self, graph: Graph) -> Listed:
         """What is made of the graph; the last one's where only positions and cell differ."""
         last = self._last
-        if last is not None and all(getattr(graph, name) is getattr(last.graph, name) for name in KEPT):
+        if last is not None and same_tensors(graph, last.graph, KEPT):
             return last
         size = volume(graph.cell[0])
-        if last is not None and all(getattr(graph, name) is getattr(last.graph, name) for name in OF_LIST):
+        if last is not None and same_tensors(graph, last.graph, OF_LIST):
             self._last = last._replace(graph=graph, volume=size)
             return self._last
         neighbors = Neighbors(graph.edge_index.numpy(), graph.edge_shift.numpy(), graph.reverse.numpy())

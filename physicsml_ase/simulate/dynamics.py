@@ -208,7 +208,6 @@ def _guarded(
     """The steps of an integrator, from the present one, with potential and kinetic energy [eV] and temperature [K];
     `Unstable` where it is no physics any more."""
     run, atoms = integrator.irun(steps), integrator.atoms
-    potential = kinetic = kelvin = 0.0
     while True:
         try:
             next(run)

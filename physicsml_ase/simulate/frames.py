@@ -91,7 +91,7 @@ def open_writer(path: Path, keep: int = 0) -> Writer:
 
 class _Results(SinglePointCalculator):
     """Of a structure that does not change until it is written: to compare it each time that a writer asks for one of
-    the fifteen properties takes longer than ten steps."""
+    the properties takes as long as two steps of a molecule."""
 
     def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
         """Nothing changed."""

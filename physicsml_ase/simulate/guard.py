@@ -25,9 +25,9 @@ class Guard:
         self.volume = atoms.cell.volume
 
     def complaint(self, atoms: Atoms, energy: float, temperature_K: float = 0.0) -> str | None:
-        """What is wrong with the structure now, None where nothing is. Its results must be up to date.
+        """What is wrong with the structure now, of this potential energy [eV]; None where nothing is.
 
-        At each step of dynamics, so that what takes longer is looked at where there is a reason.
+        Its results must be up to date. It is asked at each step of dynamics, so what is quick comes first.
         """
         if not math.isfinite(energy):
             return f"the energy is {energy}"
@@ -41,9 +41,10 @@ class Guard:
         radius = self._radius(atoms)
         if not radius <= 3 * self.radius + 50:
             return f"atoms fly apart: one is {radius:.3g} Å from the centre"
-        volume = atoms.cell.volume if self.volume > 0 else 0.0
-        if self.volume > 0 and not 1 / VOLUME_FACTOR <= volume / self.volume <= VOLUME_FACTOR:
-            return f"the volume went from {self.volume:.4g} to {volume:.4g} Å³"
+        if self.volume > 0:
+            volume = atoms.cell.volume
+            if not 1 / VOLUME_FACTOR <= volume / self.volume <= VOLUME_FACTOR:
+                return f"the volume went from {self.volume:.4g} to {volume:.4g} Å³"
         return None
 
     def _radius(self, atoms: Atoms) -> float:

@@ -173,6 +173,12 @@ def test_sizes_that_take_one_thread_are_not_tried_with_more() -> None:
         assert [size for size, _ in backend._pace] == [len(x) >= MANY_ATOMS for x in order]
 
 
+def test_no_atoms() -> None:
+    out = compute(make((1, 6, 8)), Atoms())
+    assert out.forces.shape == (0, 3)
+    assert not out.virial.any()
+
+
 def test_an_atom_is_its_own_neighbour() -> None:
     atoms, elements = STRUCTURES["molecule"]
     potential = make(elements)
