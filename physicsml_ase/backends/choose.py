@@ -22,6 +22,7 @@ from physicsml_ase.backends.package import (
     package_function,
     unfit,
 )
+from physicsml_ase.backends.plain import step_function
 from physicsml_ase.config import did_you_mean
 from physicsml_ase.conventions import InputError
 from physicsml_ase.graph import Graph
@@ -43,7 +44,7 @@ class Engine:
 
     def __init__(self, potential: Potential, name: str, backend: Backend, frames: Iterable[Graph]) -> None:
         self.potential, self.name, self._backend = potential, name, backend
-        self._checked = name == "eager"
+        self._checked = backend is potential
         self._heap = Heap() if potential.references.table.device.type == "cpu" else None
         if not self._checked:
             for frame in frames:
@@ -146,7 +147,7 @@ def choose(
 
 def _make(name: str, potential: Potential, package: Package | None, threads: int | None) -> Backend:
     if name == "eager":
-        return potential
+        return _eager(potential)
     if name == "kernel":
         return _kernel(potential, threads)
     device = potential.references.table.device
@@ -183,7 +184,13 @@ def _fastest(potential: Potential, package: Package | None, threads: int | None)
         return name, _make(name, potential, None, threads)
     except InputError as error:
         log.debug("%s", error)
-        return "eager", potential
+        return "eager", _eager(potential)
+
+
+def _eager(potential: Potential) -> Backend:
+    """The potential itself, or, on a CPU, what it does with less of what is the same at each step of dynamics."""
+    on_cpu = potential.references.table.device.type == "cpu"
+    return OnRows(potential, step_function(potential)) if on_cpu and potential.explicit else potential
 
 
 def _kernel(potential: Potential, threads: int | None) -> Backend:

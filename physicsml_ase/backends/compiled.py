@@ -7,7 +7,7 @@ J slots (`rows`), S structures, C channels.
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from physicsml_ase.conventions import InputError
 from physicsml_ase.graph import Graph, edge_vectors
 from physicsml_ase.nn.elements import Elements
 from physicsml_ase.nn.features import NUM_ELEMENTS, Features, segment_sum
+from physicsml_ase.nn.geometry import Geometry
 from physicsml_ase.nn.slots import Slots
 from physicsml_ase.potential import Potential
 
@@ -29,6 +30,14 @@ NO_VOLUME = 1e-9
 """Cells of no more than this have no stress [Å³]."""
 KEPT = ("atomic_numbers", "cell", "edge_index", "edge_shift", "reverse", "num_edges")
 """What rows depend on."""
+
+
+class OfList(NamedTuple):
+    """What a step takes from the atoms and their neighbours, wherever they are."""
+
+    slots: Slots
+    elements: Elements
+    channels: Tensor | None  # (N, J, W), element channels of the neighbours
 
 
 class Step(nn.Module):
@@ -51,30 +60,50 @@ class Step(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Learned energies (N,), forces (N, 3), virials (N, 3, 3), all float64, eV and Å; whether atoms are so
         close, (), that the potential's wall is reached; and, where labels have heads, what these read."""
-        model, (n, width) = self.model, neighbor.shape
-        j = neighbor.flatten()
-        r = positions.index_select(0, j).view(n, width, 3) - positions[:, None, :] + shift
-        geometry = model.geometry.in_rows(r.to(self.dtype))
-        index = model.index.places.index_select(0, atomic_numbers)
-        slots = Slots(reverse, reverse.flatten(), None, width)
-        energies, g, scalars, vectors = model.on_slots(
-            geometry, self._channels(index, neighbor), slots, Elements(index, None), attrs, True
+        n, width = neighbor.shape
+        r = positions.index_select(0, neighbor.flatten()).view(n, width, 3) - positions[:, None, :] + shift
+        geometry = self.model.geometry.in_rows(r.to(self.dtype))
+        of_list = self.of_list(neighbor, reverse, atomic_numbers)
+        energies, g, scalars, vectors = self.model.on_slots(
+            geometry, of_list.channels, of_list.slots, of_list.elements, attrs, True
         )
         g = g.double() * self.scale  # (N J, 3)
-        forces = (g - g.index_select(0, slots.reverse)).view(n, width, 3).sum(1)
-        virials = (r[..., :, None] * g.view(n, width, 1, 3)).sum(1)  # (N, 3, 3)
-        close = self.close(r, atomic_numbers, j)
+        forces = (g - g.index_select(0, of_list.slots.reverse)).view(n, width, 3).sum(1)
+        virials, close = (
+            self.virials(r, g.view(n, width, 3)),
+            self.is_close(r, geometry, neighbor, atomic_numbers),
+        )
         features = (scalars, vectors) if self.features else ()
         return energies.double() * self.scale, forces, virials, close, *features
 
-    def close(self, r: Tensor, atomic_numbers: Tensor, j: Tensor) -> Tensor:
+    def of_list(self, neighbor: Tensor, reverse: Tensor, atomic_numbers: Tensor) -> OfList:
+        """What does not depend on where atoms are."""
+        index = self.model.index.places.index_select(0, atomic_numbers)
+        slots = Slots(reverse, reverse.flatten(), None, neighbor.shape[1])
+        return OfList(slots, Elements(index, None), self._channels(index, neighbor))
+
+    def virials(self, r: Tensor, g: Tensor) -> Tensor:
+        """Those of the atoms (N, 3, 3), from pair vectors and the energy's gradient to them (N, J, 3)."""
+        return (r[..., :, None] * g[..., None, :]).sum(1)
+
+    def is_close(self, r: Tensor, geometry: Geometry, neighbor: Tensor, atomic_numbers: Tensor) -> Tensor:
         """Whether any two atoms are within the wall."""
+        return self.close(r, atomic_numbers, neighbor.flatten())
+
+    def close(self, r: Tensor, atomic_numbers: Tensor, j: Tensor) -> Tensor:
+        """The same, of neighbours (N J,)."""
         if self.wall is None:
             return torch.zeros((), dtype=torch.bool, device=r.device)
-        pairs = atomic_numbers[:, None] * NUM_ELEMENTS + atomic_numbers.index_select(0, j).view(r.shape[:2])
-        outer = self.wall.outer.index_select(0, pairs.flatten()).view(pairs.shape).double()
         squared = r.square().sum(-1)
-        return ((squared < outer.square()) & (squared > 0)).any()  # an edge to itself is not close
+        # an edge to itself is not close
+        return ((squared < self.outer(atomic_numbers, j).square()) & (squared > 0)).any()
+
+    def outer(self, atomic_numbers: Tensor, j: Tensor) -> Tensor:
+        """Where the wall of each pair begins [Å], (N, J) float64."""
+        assert self.wall is not None
+        of_j = atomic_numbers.index_select(0, j).view(atomic_numbers.shape[0], -1)
+        pairs = atomic_numbers[:, None] * NUM_ELEMENTS + of_j
+        return self.wall.outer.index_select(0, pairs.flatten()).view(pairs.shape).double()
 
     def _channels(self, index: Tensor, neighbor: Tensor) -> Tensor | None:
         """Element channels of the neighbour in each slot (N, J, W)."""

@@ -19,6 +19,7 @@ Shapes: N atoms, E edges, R rows of J slots (`nn.slots`), M = (lmax + 1)^2, C ch
 features are lm-major, (M, N, C).
 """
 
+import copy
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
@@ -148,10 +149,10 @@ class Layer(nn.Module):
         c, lmax, nu = config.channels, config.lmax, config.correlation
         elements, attrs = len(domain.elements), len(domain.attr_shifts)
         ell = 0 if last else config.message_ell
-        scale = 1.0 if first else 0.5**0.5
+        size, factor = 1.0 if first else 0.5**0.5, domain.avg_num_neighbors**-0.5
         self.message = None if first else Message(c, config.num_radial, config.message_ell, geometry)
-        self.mix_density = DegreeLinear(lmax, density, c, scale)
-        self.mix_message = None if first else DegreeLinear(lmax, c, c, scale)
+        self.mix_density = DegreeLinear(lmax, density, c, size, factor)
+        self.mix_message = None if first else DegreeLinear(lmax, c, c, size, factor)
         self.mix_gate = ElementTable(elements, lmax, c)
         self.product = SphereProduct(lmax, nu, ell)
         self.product_gate = ElementTable(elements, 0, nu * c)
@@ -226,6 +227,14 @@ class GauntACE(nn.Module):
                 sizes.append((layer.message.radial, waves[:, None] * told))
         return sizes
 
+    def frozen(self) -> Self:
+        """A copy for inference, which has computed what depends on the weights alone."""
+        copied = copy.deepcopy(self)
+        for module in copied.modules():
+            if isinstance(module, DegreeLinear):
+                module.freeze()
+        return copied
+
     def in_order(self) -> list[Layer]:
         """The layers, first to last."""
         return [layer for layer in self.layers if isinstance(layer, Layer)]
@@ -277,15 +286,15 @@ class GauntACE(nn.Module):
         if channels is not None:
             radial = (channels[..., :, None] * radial[..., None, :]).flatten(-2)  # (R, J, q)
         density = slots.per_atom(torch.bmm(geometry.harmonics.mT, radial), n)
-        density = density.transpose(0, 1) * self.scale  # (M, N, q)
+        density = density.transpose(0, 1)  # (M, N, q)
         density_gate = self.density_gate(elements)
         gated_density = gated(density, density_gate)
-        energies, h, passes = density.new_zeros(n), None, list[Pass]()
+        energies, h, passes = None, None, list[Pass]()
         for layer in self.in_order():
             a, sent = layer.mix_density(gated_density), None
             if layer.message is not None and layer.mix_message is not None and h is not None:
                 s, sent = layer.message(h, geometry, slots)
-                a = a + layer.mix_message(s * self.scale)
+                a = layer.mix_message(s, a)
             mix_gate = layer.mix_gate(elements)
             a = gated(a, mix_gate)
             product, on_grid = layer.product(a)
@@ -293,11 +302,12 @@ class GauntACE(nn.Module):
             product = gated(product, product_gate)
             x = product[0] if h is None else torch.cat([product[0], h[0]], dim=-1)  # (N, F)
             e, g_readout = layer.readout(x, elements, attrs)
-            energies = energies + e
+            energies = e if energies is None else energies + e
             passes.append(Pass(sent, mix_gate, on_grid, product_gate, g_readout))
             if layer.send is not None and layer.send_bias is not None:
                 h = layer.send(product)
                 h = torch.cat([h[:1] + elements.pick(layer.send_bias), h[1:]])
+        assert energies is not None
         first, end = self.geometry.spans[1]
         vectors = a[first:end].transpose(0, 1)  # (N, 3, C)
         g_slots = None
@@ -327,16 +337,18 @@ class GauntACE(nn.Module):
             g_d = layer.mix_density.reverse(g_a)
             g_density = g_d if g_density is None else g_density + g_d
             if layer.message is not None and layer.mix_message is not None and kept.sent is not None:
-                g_s = layer.mix_message.reverse(g_a) * self.scale
+                g_s = layer.mix_message.reverse(g_a)
                 g_h, g_y, g_b = layer.message.reverse(kept.sent, g_s, geometry, slots)
                 g_h = torch.cat([g_h[:1] + kept.g_readout[None, :, width:], g_h[1:]])
                 g_harmonics = g_y if g_harmonics is None else g_harmonics + g_y
                 g_radial = g_b if g_radial is None else g_radial + g_b
         assert g_density is not None
-        g_rows = slots.per_row((gated(g_density, density_gate) * self.scale).transpose(0, 1))  # (R, M, q)
-        g_y, g_b = torch.bmm(radial, g_rows.mT), torch.bmm(geometry.harmonics, g_rows)
+        g_rows = slots.per_row(gated(g_density, density_gate).transpose(0, 1))  # (R, M, q)
+        g_b = torch.bmm(geometry.harmonics, g_rows)
         if channels is not None:
             g_b = (g_b.unflatten(-1, (channels.shape[-1], -1)) * channels[..., None]).sum(-2)
-        if g_harmonics is not None and g_radial is not None:
-            g_y, g_b = g_y + g_harmonics, g_b + g_radial
+        if g_harmonics is None or g_radial is None:
+            g_y = torch.bmm(radial, g_rows.mT)
+        else:
+            g_y, g_b = torch.baddbmm(g_harmonics, radial, g_rows.mT), g_b + g_radial
         return self.geometry.gradient(geometry, g_y, g_b)

@@ -1,5 +1,6 @@
 """Weights that depend on an atom's element, and attributes of its structure. Shapes: N atoms, Z elements."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,30 @@ class Elements(NamedTuple):
     def pick(self, table: Tensor) -> Tensor:
         """The row of each atom's element, (Z, F) -> (N, F)."""
         return table.index_select(0, self.place) if self.one_hot is None else self.one_hot @ table
+
+    def pick_each(self, tables: Tensor, rows: Tensor) -> Tensor:
+        """The same of some tables, (L, Z, F) -> (M, N, F), that of each of the rows (M,)."""
+        if self.one_hot is None or not torch.is_grad_enabled():
+            return tables.index_select(1, self.place).index_select(0, rows)
+        return self.one_hot @ tables.index_select(0, rows)  # (N, Z) @ (M, Z, F)
+
+
+class KeptElements(Elements):
+    """Elements of atoms that are asked for again and again, by weights that stay as they are."""
+
+    def __init__(self, place: Tensor, one_hot: Tensor | None) -> None:
+        self._picked: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def pick(self, table: Tensor) -> Tensor:
+        return self._once(table, super().pick)
+
+    def pick_each(self, tables: Tensor, rows: Tensor) -> Tensor:
+        return self._once(tables, lambda tables: super(KeptElements, self).pick_each(tables, rows))
+
+    def _once(self, table: Tensor, pick: Callable[[Tensor], Tensor]) -> Tensor:
+        if id(table) not in self._picked:
+            self._picked[id(table)] = table, pick(table)  # with the table, so that no other has its id
+        return self._picked[id(table)][1]
 
 
 def one_hot(place: Tensor, num: int, dtype: torch.dtype) -> Tensor:
@@ -65,11 +90,7 @@ class ElementTable(Constants):
 
     def forward(self, elements: Elements) -> Tensor | None:
         """((lmax + 1)^2, N, F), or None."""
-        if self.table is None:
-            return None
-        if elements.one_hot is None or not torch.is_grad_enabled():
-            return self.table.index_select(1, elements.place).index_select(0, self.rows)
-        return elements.one_hot @ self.table.index_select(0, self.rows)  # (N, Z) @ (M, Z, F)
+        return None if self.table is None else elements.pick_each(self.table, self.rows)
 
 
 def gated(x: Tensor, gate: Tensor | None) -> Tensor:

@@ -13,25 +13,35 @@ from physicsml_ase.nn.sphere import degree_of_rows
 
 
 class DegreeLinear(Constants):
-    """A linear map of channels for each degree, (M, N, a) -> (M, N, b)."""
+    """A linear map of channels for each degree, (M, N, a) -> (M, N, b), of weights of a size and times a factor."""
 
     rows: Tensor
 
-    def __init__(self, lmax: int, fan_in: int, fan_out: int, scale: float = 1.0) -> None:
+    def __init__(self, lmax: int, fan_in: int, fan_out: int, size: float = 1.0, factor: float = 1.0) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(lmax + 1, fan_in, fan_out) * scale * fan_in**-0.5)
+        self.factor = factor
+        self.weight = nn.Parameter(torch.randn(lmax + 1, fan_in, fan_out) * size * fan_in**-0.5)
         self.constant("rows", np.array(degree_of_rows(lmax)))
+        self._frozen: tuple[Tensor, Tensor] | None = None
 
-    def matrices(self) -> Tensor:
+    def freeze(self) -> None:
+        """Keep the maps of the rows: for weights that stay as they are."""
+        maps = self.maps().detach()
+        self._frozen = maps, maps.mT.contiguous()
+
+    def maps(self) -> Tensor:
         """The map of each row, (M, a, b)."""
-        return self.weight.index_select(0, self.rows)
+        maps = self.weight.index_select(0, self.rows)
+        return maps if self.factor == 1 else maps * self.factor
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.bmm(x, self.matrices())
+    def forward(self, x: Tensor, more: Tensor | None = None) -> Tensor:
+        """The map of x (M, N, a), and `more` (M, N, b) added."""
+        maps = self.maps() if self._frozen is None else self._frozen[0]
+        return torch.bmm(x, maps) if more is None else torch.baddbmm(more, x, maps)
 
     def reverse(self, g: Tensor) -> Tensor:
         """Gradient to the input from that to the output."""
-        return torch.bmm(g, self.matrices().mT)
+        return torch.bmm(g, self.maps().mT if self._frozen is None else self._frozen[1])
 
 
 class Readout(nn.Module):

@@ -16,6 +16,8 @@ from physicsml_ase.nn.sphere import SphericalHarmonics, degree_of_rows
 
 ENVELOPE = 5
 """Power p of the polynomial envelope."""
+NOTHING = 1e-12
+"""Distance [Å] at which functions of an atom's edge to itself, which has no direction, have their values at zero."""
 
 
 class Geometry(NamedTuple):
@@ -23,9 +25,9 @@ class Geometry(NamedTuple):
 
     harmonics: Tensor  # (R, J, M)
     radial: Tensor  # (R, J, K)
-    slope: Tensor  # (R, J, K), derivative of the radial functions
-    direction: Tensor  # (R, J, 3)
-    inverse: Tensor  # (R, J, 1), one over the distance; 0 for an edge to itself
+    slope: Tensor  # (R J, K), derivative of the radial functions
+    direction: Tensor  # (R J, 3)
+    inverse: Tensor  # (R J, 1), one over the distance; 0 for an edge to itself
 
 
 class EdgeGeometry(Constants):
@@ -37,6 +39,8 @@ class EdgeGeometry(Constants):
     """
 
     orders: Tensor
+    one: Tensor
+    ends: Tensor
 
     def __init__(self, lmax: int, num_radial: int, cutoff: float, scale: float) -> None:
         super().__init__()
@@ -46,6 +50,8 @@ class EdgeGeometry(Constants):
         self.spans = [(rows.index(degree), rows.index(degree) + 2 * degree + 1) for degree in range(lmax + 1)]
         self.widths = [len(rows), num_radial, num_radial, 3, 1]
         self.constant("orders", math.pi * np.arange(1.0, num_radial + 1))
+        self.constant("one", np.array(1.0))
+        self.constant("ends", np.array((ENVELOPE + 1) * (ENVELOPE + 2) / 2))
 
     @property
     def width(self) -> int:
@@ -59,32 +65,31 @@ class EdgeGeometry(Constants):
     def fields(self, r_ij: Tensor) -> Geometry:
         """Those of edges in no order, (E, 3) -> (E, ..)."""
         squared = r_ij.square().sum(-1, keepdim=True)
-        itself = (squared == 0).to(r_ij.dtype)
-        d = (squared + itself).sqrt()  # the root has no gradient at zero
+        d = squared.clamp(min=NOTHING**2).sqrt()
         inverse = d.reciprocal()
         u = r_ij * inverse
-        return Geometry(self.sphere(u), *self.radial(d - itself, itself), u, inverse - itself)
+        return Geometry(self.sphere(u), *self.radial(d), u, inverse * (squared > 0))
 
-    def radial(self, d: Tensor, itself: Tensor) -> tuple[Tensor, Tensor]:
-        """Radial functions and their derivatives (E, K) at d (E, 1); `itself` (E, 1) is 1 where d is 0, else 0."""
+    def radial(self, d: Tensor) -> tuple[Tensor, Tensor]:
+        """Radial functions and their derivatives (E, K) at d (E, 1) > 0."""
         x, p, a = (d / self.cutoff).clamp(max=1.0), ENVELOPE, self.stretch
-        power = x.square().square()  # x^(p - 1)
-        inner = (p * (p + 1) / 2 * x - p * (p + 2)) * x + (p + 1) * (p + 2) / 2
-        envelope = power * x * -inner + 1
-        falling = -p * (p + 1) * (p + 2) / (2 * self.cutoff) * power * (x - 1).square()
+        squared = x * x
+        power = squared * squared  # x^(p - 1)
+        inner = torch.addcmul(self.ends, x, p * (p + 1) / 2 * x - p * (p + 2))
+        envelope = torch.addcmul(self.one, power * x, inner, value=-1)
+        falling = power * (x - 1).square()
         over = (x + a).reciprocal()
-        # at s = 0, an atom's edge to itself, sin(k pi s) / s is k pi, and a force has nowhere to point
-        s = x * (1 + a) * over + itself
-        ds = (1 + a) * -a / self.cutoff * over * over * (itself - 1)
+        s = x * over * (1 + a)
         phase, size = self.orders * s, math.sqrt(2) * s.reciprocal()
         sine, height = torch.sin(phase), size * envelope
-        radial = torch.addcmul(sine * height, self.orders, math.sqrt(2) * itself)
-        change = size * (falling - envelope * ds / s)
-        return radial, torch.addcmul(sine * change, torch.cos(phase) * self.orders, height * ds)
+        rising = height * over * over * ((1 + a) * a / self.cutoff)  # times ds/dd
+        change = torch.addcmul(rising / s, size, falling, value=p * (p + 1) * (p + 2) / (2 * self.cutoff))
+        return sine * height, torch.addcmul(torch.cos(phase) * (self.orders * rising), sine, change, value=-1)
 
     def in_slots(self, edges: Tensor, slots: Slots) -> Geometry:
         """What `forward` returned, in slots."""
-        return Geometry(*slots.fill(edges).split(self.widths, dim=-1))
+        harmonics, radial, *rest = slots.fill(edges).split(self.widths, dim=-1)
+        return Geometry(harmonics, radial, *(field.flatten(0, 1) for field in rest))
 
     def of_slots(self, r_ij: Tensor, slots: Slots) -> Geometry:
         """The same of edges (E, 3), computed in their slots: what fills the rest of a row is beyond the cut-off."""
@@ -92,13 +97,14 @@ class EdgeGeometry(Constants):
 
     def in_rows(self, r_ij: Tensor) -> Geometry:
         """The same of pair vectors that are in slots, (R, J, 3)."""
-        fields = self.fields(r_ij.flatten(0, 1))
-        return Geometry(*(field.view(*r_ij.shape[:2], -1) for field in fields))
+        harmonics, radial, *rest = self.fields(r_ij.flatten(0, 1))
+        rows = r_ij.shape[:2]
+        return Geometry(harmonics.view(*rows, -1), radial.view(*rows, -1), *rest)
 
     def gradient(self, geometry: Geometry, g_harmonics: Tensor, g_radial: Tensor) -> Tensor:
         """Gradient to pair vectors, (R J, 3), from those to harmonics (R, J, M) and radial functions (R, J, K)."""
-        flat = Geometry(*(part.flatten(0, 1) for part in geometry))
-        along = (g_radial.flatten(0, 1) * flat.slope).sum(-1, keepdim=True)
-        across = self.sphere.gradient(flat.harmonics, g_harmonics.flatten(0, 1)) * flat.inverse
+        harmonics, _, slope, direction, inverse = geometry
+        along = (g_radial.flatten(0, 1) * slope).sum(-1, keepdim=True)
+        across = self.sphere.gradient(harmonics.flatten(0, 1), g_harmonics.flatten(0, 1)) * inverse
         # harmonics change on the sphere, radial functions along the pair
-        return torch.addcmul(across, along - (across * flat.direction).sum(-1, keepdim=True), flat.direction)
+        return torch.addcmul(across, along - (across * direction).sum(-1, keepdim=True), direction)

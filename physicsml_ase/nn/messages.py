@@ -22,8 +22,9 @@ class Told(NamedTuple):
     """What some rows tell, and what its reverse pass needs."""
 
     sent: Tensor  # (R, J, C)
-    radial: list[Tensor]  # R_l (R, J, C)
-    along: list[Tensor]  # Y_l . h_l (R, J, C), (R, 1, C) for degree 0
+    of_waves: Tensor  # (R, K, C), what of degree 0 is told in each radial function
+    radial: list[Tensor]  # R_l (R, J, C) of the other degrees
+    along: list[Tensor]  # Y_l . h_l (R, J, C)
     directed: list[Tensor]  # h_l (R, 2l + 1, C)
 
 
@@ -58,15 +59,17 @@ class Message(nn.Module):
         return s, Sent(told, heard)
 
     def _tell(self, h: Tensor, harmonics: Tensor, basis: Tensor) -> Told:
-        radial = [basis @ weight for weight in self.radial.chunk(len(self.sizes), dim=1)]
-        directed = list(h.split_with_sizes(self.sizes, dim=1))
-        along = [directed[0]]  # Y_00 = 1
-        for (first, end), h_l in zip(self.spans[1:], directed[1:]):
-            along.append(torch.bmm(harmonics[..., first:end], h_l))
-        sent = radial[0] * along[0]
-        for r_l, q_l in zip(radial[1:], along[1:]):
+        weights = self.radial.chunk(len(self.sizes), dim=1)
+        isotropic, *directed = h.split_with_sizes(self.sizes, dim=1)
+        of_waves = weights[0] * isotropic
+        sent = torch.bmm(basis, of_waves)  # Y_00 = 1
+        radial = [basis @ weight for weight in weights[1:]]
+        along = [
+            torch.bmm(harmonics[..., first:end], h_l) for (first, end), h_l in zip(self.spans[1:], directed)
+        ]
+        for r_l, q_l in zip(radial, along):
             sent = torch.addcmul(sent, r_l, q_l)
-        return Told(sent, radial, along, directed)
+        return Told(sent, of_waves, radial, along, directed)
 
     def reverse(
         self, sent: Sent, g: Tensor, geometry: Geometry, slots: Slots
@@ -76,22 +79,23 @@ class Message(nn.Module):
         g_rows = slots.per_row(g.transpose(0, 1))  # (R, M, C)
         g_sent = swap(torch.bmm(geometry.harmonics, g_rows), slots.reverse)  # (R, J, C)
         g_heard = torch.bmm(sent.heard, g_rows.mT)  # (R, J, M)
-        parts = zip(sent.told, pieces(len(sent.told) > 1, g_sent, geometry.harmonics, g_heard))
+        whole = g_sent, geometry.harmonics, geometry.radial, g_heard
+        parts = zip(sent.told, pieces(len(sent.told) > 1, *whole))
         g_h, g_harmonics, g_basis = zip(*(self._reverse(told, *piece) for told, piece in parts))
         return slots.per_atom(joined(g_h), n).transpose(0, 1), joined(g_harmonics), joined(g_basis)
 
     def _reverse(
-        self, told: Told, g: Tensor, harmonics: Tensor, g_harmonics: Tensor
+        self, told: Told, g: Tensor, harmonics: Tensor, basis: Tensor, g_harmonics: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        weights = self.radial.T.chunk(len(self.sizes))
-        g_h = [(g * told.radial[0]).sum(1, keepdim=True)]
-        g_basis = (g * told.along[0]) @ weights[0]
-        for k in range(1, len(self.degrees)):
-            first, end = self.spans[k]
-            g_along = g * told.radial[k]
+        weights = self.radial.chunk(len(self.sizes), dim=1)
+        g_h = [(torch.bmm(basis.mT, g) * weights[0]).sum(1, keepdim=True)]
+        g_basis = torch.bmm(g, told.of_waves.mT)
+        parts = zip(weights[1:], self.spans[1:], told.radial, told.along, told.directed)
+        for weight, (first, end), r_l, q_l, h_l in parts:
+            g_along = g * r_l
             g_h.append(torch.bmm(harmonics[..., first:end].mT, g_along))
-            g_basis = g_basis + (g * told.along[k]) @ weights[k]
-            g_harmonics[..., first:end] += torch.bmm(g_along, told.directed[k].mT)
+            g_basis = g_basis + (g * q_l) @ weight.T
+            g_harmonics.narrow(-1, first, end - first).add_(torch.bmm(g_along, h_l.mT))
         return torch.cat(g_h, dim=1), g_harmonics, g_basis
 
 

@@ -25,8 +25,8 @@ from physicsml_ase.nn.features import lengths_and_directions, segment_sum
 from physicsml_ase.nn.pieces import joined, small_pieces
 
 Floats = NDArray[np.float64]
-ATOMS_IN_CACHE = 128
-"""So many atoms at a time, of 32 channels, are about a megabyte on a grid."""
+ATOMS_IN_CACHE = 64
+"""So many atoms at a time, of 32 channels, are about half a megabyte on a grid."""
 
 
 def degrees(lmax: int) -> list[int]:
@@ -121,6 +121,7 @@ class SphericalHarmonics(Constants):
     polynomials: Tensor
     derivative: Tensor
     lower: Tensor
+    axes: Tensor  # (3 lmax^2, 3), which sums over what belongs to each axis
 
     def __init__(self, lmax: int) -> None:
         super().__init__()
@@ -129,6 +130,7 @@ class SphericalHarmonics(Constants):
         self.constant("polynomials", polynomials)
         self.constant("derivative", _derivative(lmax, polynomials))
         self.constant("lower", np.array(rows_up_to(lmax - 1, lmax)))
+        self.constant("axes", np.eye(3).repeat(lmax**2, axis=0))
         for degree in range(2, lmax + 1):  # each monomial is one of a degree less times a coordinate
             places = {term: k for k, term in enumerate(_monomials(degree - 1))}
             self.constant(f"shorter_{degree}", np.array([places[term[:-1]] for term in _monomials(degree)]))
@@ -136,19 +138,21 @@ class SphericalHarmonics(Constants):
 
     def forward(self, u: Tensor) -> Tensor:
         """Harmonics of unit vectors, (E, 3) -> (E, M). A zero vector has those of degree 0 only."""
-        terms = [torch.ones_like(u[:, :1]), u]
+        u = u.T.contiguous()  # rows of numbers, one for each edge, are quicker to pick than columns
+        terms = [torch.ones_like(u[:1]), u]
         for degree in range(2, self.lmax + 1):
             shorter, axis = getattr(self, f"shorter_{degree}"), getattr(self, f"axis_{degree}")
-            terms.append(terms[-1].index_select(1, shorter) * u.index_select(1, axis))
-        return torch.cat(terms, dim=1) @ self.polynomials
+            terms.append(terms[-1].index_select(0, shorter) * u.index_select(0, axis))
+        return torch.cat(terms).T @ self.polynomials
 
     def gradient(self, y: Tensor, g: Tensor) -> Tensor:
         """Gradient at unit vectors of sum_lm g_lm r^l Y_lm, from harmonics y and g (E, M) there, (E, 3).
 
         Its part along the unit vector is sum_lm l g_lm Y_lm; the rest is the gradient over the sphere.
         """
-        lower = y.index_select(1, self.lower)  # (E, lmax^2)
-        return ((g @ self.derivative).unflatten(1, (3, -1)) * lower[:, None, :]).sum(-1)
+        lower = y.T.index_select(0, self.lower)  # (lmax^2, E)
+        of_axes = (self.derivative.T @ g.T).unflatten(0, (3, -1)) * lower
+        return of_axes.flatten(0, 1).T @ self.axes  # a sum over so few numbers takes longer
 
 
 def angular_power(batches: Iterable[Graph], cutoff: float, lmax: int) -> Tensor:
@@ -180,6 +184,7 @@ class SphereProduct(Constants):
     weighted_inward: Tensor  # (M, G)
     weighted_outward: Tensor  # ((L + 1)^2, G)
     kept: Tensor  # rows of f up to degree L
+    into_kept: Tensor  # (M, (L + 1)^2), a one for each of them
 
     def __init__(self, lmax: int, nu: int, L: int) -> None:
         super().__init__()
@@ -192,7 +197,9 @@ class SphereProduct(Constants):
         self.constant("outward", outward)
         self.constant("weighted_inward", (inward * weights[:, None]).T)
         self.constant("weighted_outward", (outward * weights[:, None]).T)
-        self.constant("kept", np.array(rows_up_to(L, lmax)))
+        kept = np.array(rows_up_to(L, lmax))
+        self.constant("kept", kept)
+        self.constant("into_kept", np.eye((lmax + 1) ** 2)[:, kept])
 
     def forward(self, a: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Coefficients (M, N, C) to those of all powers, side by side, ((L + 1)^2, N, nu C), and f on the grid.
@@ -208,7 +215,7 @@ class SphereProduct(Constants):
     def _powers(self, a: Tensor) -> tuple[Tensor, Tensor]:
         rows, n, c = a.shape
         power = f = self.inward @ a.reshape(rows, n * c)
-        powers = [a.index_select(0, self.kept)]
+        powers = [a[:1] if self.L == 0 else a.index_select(0, self.kept)]
         for _ in range(2, self.nu + 1):
             power = power * f
             powers.append((self.weighted_outward @ power).view(-1, n, c))
@@ -221,14 +228,15 @@ class SphereProduct(Constants):
 
     def _reverse(self, f: Tensor, g: Tensor) -> Tensor:
         outs, n, c = g.shape[0], g.shape[1], g.shape[2] // self.nu
-        direct, *of_powers = g.chunk(self.nu, dim=-1)
+        direct, *of_powers = (of_power.reshape(outs, n * c) for of_power in g.chunk(self.nu, dim=-1))
         slope = None  # sum_k k f^(k-1) v_k by Horner's rule
         for power in range(self.nu, 1, -1):
-            v = self._on_grid(power * of_powers[power - 2].reshape(outs, n * c))
+            v = self._on_grid(power * of_powers[power - 2])
             slope = v if slope is None else torch.addcmul(v, slope, f)
-        slope = torch.zeros_like(f) if slope is None else slope * f
-        g_a = (self.weighted_inward @ slope).view(-1, n, c)
-        return g_a.to(direct.dtype).index_add_(0, self.kept, direct)  # autocast may have made another type
+        g_a = self.into_kept @ direct
+        if slope is not None:
+            g_a = torch.addmm(g_a, self.weighted_inward, slope * f)
+        return g_a.to(g.dtype).view(-1, n, c)  # autocast may have made another type
 
     def _on_grid(self, v: Tensor) -> Tensor:
         """Values at the points of coefficients up to degree L, (.., n C); one for all points where L = 0."""

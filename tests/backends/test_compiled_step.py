@@ -22,6 +22,7 @@ from physicsml_ase.backends.choose import Engine, choose, disagreement
 from physicsml_ase.backends.compiled import OnRows, Step, compiled_function, exported
 from physicsml_ase.backends.crew import Pace
 from physicsml_ase.backends.native import numbers_of_threads
+from physicsml_ase.backends.plain import step_function
 from physicsml_ase.backends.rows import make_rows
 from physicsml_ase.calculator import PhysicsMLCalculator
 from physicsml_ase.checkpoint import save_potential
@@ -51,14 +52,53 @@ def plain_step(potential: Potential) -> OnRows:
     ],
     ids=["plain", "heads", "wall", "self", "attrs", "local", "deep", "one_element_channel"],
 )
-def test_the_step_is_the_model(potential: Potential) -> None:
-    """For every kind of structure and for batches, to round-off."""
-    potential = potential.double()
-    backend, reached = plain_step(potential), 0
+@pytest.mark.parametrize("kept", [False, True], ids=["step", "kept"])
+def test_the_step_is_the_model(potential: Potential, kept: bool) -> None:
+    """For every kind of structure and for batches, to round-off; and where what stays is computed once."""
+    potential = copy.deepcopy(potential).double()
+    backend, reached = OnRows(potential, step_function(potential)) if kept else plain_step(potential), 0
     for graph in graphs(attrs=potential.domain.attrs):
-        same(potential(graph), backend(graph), 1e-11)
+        for moved in (0.0, 0.01):  # the second time the list of neighbours is the last one
+            torch.manual_seed(0)
+            positions = graph.positions + moved * torch.randn_like(graph.positions)
+            graph = graph._replace(positions=positions)
+            same(potential(graph), backend(graph), 1e-11)
         reached += backend._last[1] is not None
     assert reached >= 8
+
+
+def test_eager_keeps_nothing_of_other_atoms_or_weights() -> None:
+    """What it computed once belongs to the elements, the neighbours and the weights of then."""
+    potential = make(domain=replace(DOMAIN, shortest_distances=WALL)).double()
+    engine = choose("eager", potential)
+    graph = to_graph(structures()["molecule"], CUTOFF)
+    order = torch.arange(len(graph.atomic_numbers)).flip(0)
+    other = graph._replace(atomic_numbers=graph.atomic_numbers.index_select(0, order))
+    assert (other.atomic_numbers != graph.atomic_numbers).any()
+    for given in (graph, other, graph, graph._replace(edge_shift=graph.edge_shift.clone()), other):
+        same(potential(given), engine(given), 1e-11)
+    before = engine(graph)["energy"]
+    with torch.no_grad():
+        for weight in potential.parameters():
+            weight.mul_(1.1)
+    assert (engine(graph)["energy"] - before).abs() > 1e-3
+    same(potential(graph), engine(graph), 1e-11)
+
+
+def test_eager_in_dynamics_is_the_model(caplog: pytest.LogCaptureFixture) -> None:
+    """Also where neighbours change, and where atoms come within the wall of their elements."""
+    atoms = structures()["crystal"]
+    nearest = float(atoms.get_all_distances(mic=True)[np.triu_indices(len(atoms), 1)].min())
+    potential = make(domain=replace(DOMAIN, shortest_distances=dict.fromkeys(WALL, nearest / 0.97)))
+    atoms.calc = PhysicsMLCalculator(potential, backend="eager", on_extrapolation="ignore")
+    rng, alone = np.random.default_rng(0), []
+    for _ in range(40):
+        atoms.positions += 0.03 * rng.normal(size=atoms.positions.shape)
+        right = potential(to_graph(atoms, CUTOFF))["forces"].numpy()
+        scale = max(np.abs(right).max(), 1.0)
+        assert np.abs(atoms.get_forces() - right).max() < 1e-5 * scale
+        alone.append(atoms.calc._engine._backend.by_itself)
+    assert len(set(alone)) == 2 and not caplog.records
 
 
 def test_the_wall_was_reached() -> None:
