@@ -190,7 +190,10 @@ def _fastest(potential: Potential, package: Package | None, threads: int | None)
 def _eager(potential: Potential) -> Backend:
     """The potential itself, or, on a CPU, what it does with less of what is the same at each step of dynamics."""
     on_cpu = potential.references.table.device.type == "cpu"
-    return OnRows(potential, step_function(potential)) if on_cpu and potential.explicit else potential
+    on_rows = potential.explicit and hasattr(potential.model, "on_slots")
+    if not on_cpu or not on_rows or not_compilable(potential) is not None:
+        return potential
+    return OnRows(potential, step_function(potential))
 
 
 def _kernel(potential: Potential, threads: int | None) -> Backend:

@@ -45,7 +45,7 @@ class Step(nn.Module):
 
     def __init__(self, potential: Potential) -> None:
         super().__init__()
-        self.model = potential.model
+        self.model = potential.model.frozen() if potential.explicit else potential.model
         self.scale, self.dtype = potential.domain.energy_scale, potential.dtype
         self.wall, self.features = potential.wall, bool(potential.headed)
 

@@ -34,7 +34,6 @@ class PlainStep(Step):
 
     def __init__(self, potential: Potential) -> None:
         super().__init__(potential)
-        self.model = potential.model.frozen()
         self._last: Last | None = None
 
     def of_list(self, neighbor: Tensor, reverse: Tensor, atomic_numbers: Tensor) -> OfList:

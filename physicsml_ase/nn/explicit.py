@@ -16,18 +16,21 @@ class DegreeLinear(Constants):
     """A linear map of channels for each degree, (M, N, a) -> (M, N, b), of weights of a size and times a factor."""
 
     rows: Tensor
+    there: Tensor | None
+    back: Tensor | None
 
     def __init__(self, lmax: int, fan_in: int, fan_out: int, size: float = 1.0, factor: float = 1.0) -> None:
         super().__init__()
         self.factor = factor
         self.weight = nn.Parameter(torch.randn(lmax + 1, fan_in, fan_out) * size * fan_in**-0.5)
         self.constant("rows", np.array(degree_of_rows(lmax)))
-        self._frozen: tuple[Tensor, Tensor] | None = None
+        self.register_buffer("there", None, persistent=False)
+        self.register_buffer("back", None, persistent=False)
 
     def freeze(self) -> None:
-        """Keep the maps of the rows: for weights that stay as they are."""
-        maps = self.maps().detach()
-        self._frozen = maps, maps.mT.contiguous()
+        """Keep the maps of the rows, and their transposes: for weights that stay as they are."""
+        self.there = self.maps().detach()
+        self.back = self.there.mT.contiguous()
 
     def maps(self) -> Tensor:
         """The map of each row, (M, a, b)."""
@@ -36,12 +39,12 @@ class DegreeLinear(Constants):
 
     def forward(self, x: Tensor, more: Tensor | None = None) -> Tensor:
         """The map of x (M, N, a), and `more` (M, N, b) added."""
-        maps = self.maps() if self._frozen is None else self._frozen[0]
+        maps = self.maps() if self.there is None else self.there
         return torch.bmm(x, maps) if more is None else torch.baddbmm(more, x, maps)
 
     def reverse(self, g: Tensor) -> Tensor:
         """Gradient to the input from that to the output."""
-        return torch.bmm(g, self.maps().mT if self._frozen is None else self._frozen[1])
+        return torch.bmm(g, self.maps().mT if self.back is None else self.back)
 
 
 class Readout(nn.Module):

@@ -98,7 +98,16 @@ def test_eager_in_dynamics_is_the_model(caplog: pytest.LogCaptureFixture) -> Non
         scale = max(np.abs(right).max(), 1.0)
         assert np.abs(atoms.get_forces() - right).max() < 1e-5 * scale
         alone.append(atoms.calc._engine._backend.by_itself)
-    assert len(set(alone)) == 2 and not caplog.records
+    assert len(set(alone)) == 2
+    assert not caplog.records
+
+
+def test_eager_of_a_model_without_energy(caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is told that was not trained."""
+    engine, graph = choose("eager", make(("charges",))), to_graph(structures()["molecule"], CUTOFF)
+    for _ in range(2):
+        assert engine(graph).keys() == {"charges"}
+    assert "not used" not in caplog.text
 
 
 def test_the_wall_was_reached() -> None:
