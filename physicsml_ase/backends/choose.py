@@ -173,18 +173,17 @@ def recorded(potential: Potential, function: Function) -> Graphed:
 
 
 def _fastest(potential: Potential, package: Package | None, threads: int | None) -> tuple[str, Backend]:
-    """What can be had without a long wait; a package was made on purpose, so it comes first."""
-    if package is not None:
+    """The fastest that can be had without a long wait."""
+    if potential.references.table.device.type == "cpu":
+        names = ["kernel", *(["aoti"] if package is not None else [])]
+    else:
+        names = [*(["aoti"] if package is not None else []), "cuda_graph"]
+    for name in names:
         try:
-            return "aoti", _make("aoti", potential, package, threads)
+            return name, _make(name, potential, package, threads)
         except InputError as error:
-            log.warning("%s", error)
-    name = "kernel" if potential.references.table.device.type == "cpu" else "cuda_graph"
-    try:
-        return name, _make(name, potential, None, threads)
-    except InputError as error:
-        log.debug("%s", error)
-        return "eager", _eager(potential)
+            log.log(logging.WARNING if name == "aoti" else logging.DEBUG, "%s", error)
+    return "eager", _eager(potential)
 
 
 def _eager(potential: Potential) -> Backend:

@@ -17,6 +17,7 @@ from models_for_tests import CUTOFF, DOMAIN, ENERGY, WALL, make, on_cpu
 
 from physicsml_ase.atoms import to_graph
 from physicsml_ase.backends import package as packages
+from physicsml_ase.backends.native import not_native
 from physicsml_ase.backends.package import export_package, package_potential, read_package, unfit
 from physicsml_ase.checkpoint import read_checkpoint, save_potential
 from physicsml_ase.conventions import InputError
@@ -73,6 +74,16 @@ def test_what_does_not_fit(
         on_cpu(path, backend="aoti")
     assert "\n" not in str(error.value)
     assert str(path) in str(error.value)
+
+
+def test_the_kernel_comes_before_a_package(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As it is several times as fast, where it can be had."""
+    potential = make(channels=16)
+    if not_native(potential) is not None:
+        pytest.skip("no compiler")
+    save_potential(potential, tmp_path / "model.ckpt")
+    assert on_cpu(without_code(tmp_path / "model.ckpt")).backend == "kernel"
+    assert "compiled code" not in caplog.text
 
 
 def test_verbs_that_take_checkpoints_alone_say_so(ckpt: Path) -> None:
