@@ -334,7 +334,7 @@ def test_predict(ckpt: Path) -> None:
 @pytest.mark.parametrize("verb", ["evaluate", "predict", "md", "relax"])
 def test_what_a_model_can_not_do(verb: str, ckpt: Path, tmp_path: Path) -> None:
     more = ("-o", "out.xyz") if verb != "evaluate" else ()
-    Path("xenon.xyz").write_text("2\n\nXe 0 0 0\nCu 2 0 0\n")
+    Path("xenon.xyz").write_text("2\nenergy=1.0\nXe 0 0 0\nCu 2 0 0\n")
     assert "element Xe (atom 0) is not in the model" in error_of(run(verb, ckpt, "xenon.xyz", *more))
     assert "no such file" in error_of(run(verb, ckpt, "nosuch.xyz", *more))
     assert "chooses none of" in error_of(run(verb, ckpt, f"{ALLOY}@9999", *more))

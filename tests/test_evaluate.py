@@ -142,6 +142,18 @@ def test_a_shifted_reference_is_noticed(potential: Potential, caplog) -> None:
     assert "off by" not in caplog.text
 
 
+def test_nothing_is_computed_where_nothing_can_be_compared(
+    potential: Potential, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = [metal() for _ in range(3)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Potential, "forward", None)
+        with pytest.raises(InputError, match="nothing to compare with"):
+            evaluate(potential, frames)
+    last = labelled(potential, [metal()], energy=0.4)
+    assert evaluate(potential, frames + last).metrics["energy_rmse"] == pytest.approx(0.4)
+
+
 def test_the_users_own_keys(potential: Potential) -> None:
     (atoms,) = labelled(potential, [metal()], energy=0.4)
     atoms.info["dft_energy"] = atoms.calc.results["energy"]
@@ -186,7 +198,7 @@ def test_groups_of_a_database(potential: Potential, tmp_path: Path) -> None:
 
 def test_unknown_elements_are_named(potential: Potential, tmp_path: Path) -> None:
     path = tmp_path / "x.xyz"
-    ase.io.write(path, [molecule("CO"), Atoms("COXe", np.eye(3) * 3)])
+    ase.io.write(path, [molecule("CO"), Atoms("COXe", np.eye(3) * 3, info={"energy": 0.0})])
     with pytest.raises(
         InputError, match=r"x.xyz frame 1.*element Xe \(atom 2\) is not in the model \(H, C, O"
     ):
@@ -296,7 +308,7 @@ def test_a_model_that_diverged_is_not_believed(potential: Potential) -> None:
     broken = make("painn")
     next(broken.parameters()).data.fill_(np.nan)
     with pytest.raises(InputError, match=r"structure 0: the model's .* is not finite"):
-        evaluate(broken, [molecule("CO")])
+        evaluate(broken, [Atoms("CO", [[0, 0, 0], [0, 0, 1.2]], info={"energy": 0.0})])
 
 
 def test_the_potential_is_left_as_it_was(potential: Potential) -> None:

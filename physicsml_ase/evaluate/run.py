@@ -42,11 +42,13 @@ def evaluate(
     the potential was trained with, then under our names. `group_key` of `Atoms.info` names groups of
     structures that are also counted by themselves. Structures without a label are left out of that label's
     errors, and counted. `uncertainty` has the last layer's uncertainties computed and compared with the errors,
-    as those of a committee, and those that a model has learned, always are. Raises `InputError` where no structure
-    has a label that the model gives.
+    as those of a committee, and those that a model has learned, always are. Raises `InputError`, before anything is
+    computed, where no structure has a label that the model gives.
     """
     source = open_source(source)
     labels = _with_keys(potential.labels, label_keys or {}, source)
+    if not _labelled(source, labels):
+        raise InputError(f"nothing to compare with: {_lacking(source, labels)}")
     told = bool(potential.references.table.any())
     quantities = _quantities(labels)
     references = potential.references.table.cpu().numpy()
@@ -96,6 +98,15 @@ def _with_keys(labels: Sequence[Label], keys: Mapping[str, str], source: Source)
         known = ", ".join(label.name for label in labels)
         raise InputError(f"label_keys: {unknown[0]} is not a label of this model ({known})")
     return rekey(labels, DataModuleConfig(label_keys=dict(keys)), source)
+
+
+def _labelled(source: Source, labels: Sequence[Label]) -> bool:
+    """Whether any structure has a label; as a rule the first has."""
+    return any(
+        find_label(atoms, label, source.where(k), "missing") is not None
+        for k, atoms in enumerate(source)
+        for label in labels
+    )
 
 
 def _lacking(source: Source, labels: Sequence[Label]) -> str:
