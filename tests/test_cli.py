@@ -455,6 +455,10 @@ def test_relax_refused(ckpt: Path) -> None:
     for name in ("relaxed.nosuch", "relaxed"):
         assert f"{name}: ASE writes no file format under that name" in message("-o", name)
     assert not list(Path().iterdir())
+    for name in ("mine.db", "mine.json"):
+        ase.io.write(name, ase.io.read(ALLOY, ":3"))
+        assert f"{name}: exists, and would lose the structures in it" in message("-o", name)
+        assert len(ase.io.read(name, ":")) == 3
 
 
 # --- info and describe

@@ -54,7 +54,8 @@ def to_results(graph: Graph, levels: Mapping[str, Level], where: str = "") -> Re
     """ASE's units, shapes and order, from a graph of one structure with its outputs as targets."""
     results: Results = {}
     for name, tensor in graph.targets.items():
-        value = tensor.to("cpu", torch.float64).numpy()
+        there = tensor.is_cpu and tensor.dtype is torch.float64
+        value = (tensor if there else tensor.to("cpu", torch.float64)).numpy()
         level = levels[name]
         if level == "structure":
             value = value[0]
@@ -62,7 +63,8 @@ def to_results(graph: Graph, levels: Mapping[str, Level], where: str = "") -> Re
             if volume(graph.cell[0]) <= NO_VOLUME:
                 continue  # ASE raises its PropertyNotImplementedError for what is not in the results
             value = matrix_to_voigt(value)
-        if not np.isfinite(value).all():
+        # a sum, as one pass over small arrays is what this costs; infinite ones may cancel or overflow
+        if not math.isfinite(value.sum()) and not np.isfinite(value).all():
             atom = int(np.argwhere(~np.isfinite(value))[0, 0]) if level == "atom" else None
             raise InputError(
                 f"{where}{name}{'' if atom is None else f' of atom {atom}'} came out as not finite: the "

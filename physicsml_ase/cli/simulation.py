@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from physicsml_ase.calculator import PhysicsMLCalculator
 
+DATABASES = ("db", "json")
+"""ASE's formats of many structures that people keep, by its names."""
 NOT_CONVERGED = 1
 
 
@@ -181,11 +183,14 @@ def _different(outputs: dict[str, str | None]) -> None:
 
 
 def _check_format(output: str) -> None:
-    """Raise `InputError` for a name that ASE writes nothing under, before hours are spent."""
+    """Raise `InputError` for a name that ASE writes nothing under, or a database that ASE would replace."""
     from ase.io.formats import UnknownFileTypeError, filetype, get_ioformat
 
     try:
-        if get_ioformat(filetype(output, read=False)).can_write:
+        kind = filetype(output, read=False)
+        if kind in DATABASES and Path(output).exists() and Path(output).stat().st_size:
+            raise InputError(f"{output}: exists, and would lose the structures in it; give a new name")
+        if get_ioformat(kind).can_write:
             return
     except UnknownFileTypeError:
         pass

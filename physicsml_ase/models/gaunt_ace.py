@@ -306,7 +306,7 @@ class GauntACE(nn.Module):
             passes.append(Pass(sent, mix_gate, on_grid, product_gate, g_readout))
             if layer.send is not None and layer.send_bias is not None:
                 h = layer.send(product)
-                h = torch.cat([h[:1] + elements.pick(layer.send_bias), h[1:]])
+                h[0].add_(elements.pick(layer.send_bias))
         assert energies is not None
         first, end = self.geometry.spans[1]
         vectors = a[first:end].transpose(0, 1)  # (N, 3, C)
@@ -331,7 +331,8 @@ class GauntACE(nn.Module):
             g_product = kept.g_readout[None, :, :width]
             if layer.send is not None and g_h is not None:
                 sent_on = layer.send.reverse(g_h)
-                g_product = torch.cat([sent_on[:1] + g_product, sent_on[1:]])
+                sent_on[0].add_(g_product[0])
+                g_product = sent_on
             g_a = layer.product.reverse(kept.on_grid, gated(g_product, kept.product_gate))
             g_a = gated(g_a, kept.mix_gate)
             g_d = layer.mix_density.reverse(g_a)
@@ -339,7 +340,7 @@ class GauntACE(nn.Module):
             if layer.message is not None and layer.mix_message is not None and kept.sent is not None:
                 g_s = layer.mix_message.reverse(g_a)
                 g_h, g_y, g_b = layer.message.reverse(kept.sent, g_s, geometry, slots)
-                g_h = torch.cat([g_h[:1] + kept.g_readout[None, :, width:], g_h[1:]])
+                g_h[0].add_(kept.g_readout[:, width:])
                 g_harmonics = g_y if g_harmonics is None else g_harmonics + g_y
                 g_radial = g_b if g_radial is None else g_radial + g_b
         assert g_density is not None

@@ -118,6 +118,7 @@ def _derivative(lmax: int, polynomials: Floats) -> Floats:
 class SphericalHarmonics(Constants):
     """Harmonics of unit vectors as polynomials of their coordinates, and their gradient."""
 
+    mean: Tensor  # (M,), the only part of degree 0
     polynomials: Tensor
     derivative: Tensor
     lower: Tensor
@@ -127,7 +128,8 @@ class SphericalHarmonics(Constants):
         super().__init__()
         self.lmax = lmax
         polynomials = _polynomials(lmax)
-        self.constant("polynomials", polynomials)
+        self.constant("mean", polynomials[0])
+        self.constant("polynomials", polynomials[1:])
         self.constant("derivative", _derivative(lmax, polynomials))
         self.constant("lower", np.array(rows_up_to(lmax - 1, lmax)))
         self.constant("axes", np.eye(3).repeat(lmax**2, axis=0))
@@ -139,11 +141,11 @@ class SphericalHarmonics(Constants):
     def forward(self, u: Tensor) -> Tensor:
         """Harmonics of unit vectors, (E, 3) -> (E, M). A zero vector has those of degree 0 only."""
         u = u.T.contiguous()  # rows of numbers, one for each edge, are quicker to pick than columns
-        terms = [torch.ones_like(u[:1]), u]
+        terms = [u]
         for degree in range(2, self.lmax + 1):
             shorter, axis = getattr(self, f"shorter_{degree}"), getattr(self, f"axis_{degree}")
             terms.append(terms[-1].index_select(0, shorter) * u.index_select(0, axis))
-        return torch.cat(terms).T @ self.polynomials
+        return torch.addmm(self.mean, torch.cat(terms).T, self.polynomials)
 
     def gradient(self, y: Tensor, g: Tensor) -> Tensor:
         """Gradient at unit vectors of sum_lm g_lm r^l Y_lm, from harmonics y and g (E, M) there, (E, 3).
@@ -229,14 +231,14 @@ class SphereProduct(Constants):
     def _reverse(self, f: Tensor, g: Tensor) -> Tensor:
         outs, n, c = g.shape[0], g.shape[1], g.shape[2] // self.nu
         direct, *of_powers = (of_power.reshape(outs, n * c) for of_power in g.chunk(self.nu, dim=-1))
-        slope = None  # sum_k k f^(k-1) v_k by Horner's rule
-        for power in range(self.nu, 1, -1):
-            v = self._on_grid(power * of_powers[power - 2])
-            slope = v if slope is None else torch.addcmul(v, slope, f)
-        g_a = self.into_kept @ direct
-        if slope is not None:
-            g_a = torch.addmm(g_a, self.weighted_inward, slope * f)
-        return g_a.to(g.dtype).view(-1, n, c)  # autocast may have made another type
+        if not of_powers:
+            return (self.into_kept @ direct).to(g.dtype).view(-1, n, c)  # autocast may have made another type
+        slope = self._on_grid(of_powers[-1])  # sum_k k f^(k-1) v_k by Horner's rule, half of it over f
+        for power in range(self.nu - 1, 1, -1):
+            v = self._on_grid(of_powers[power - 2])
+            slope = torch.addcmul(v, slope, f, value=(power + 1) / power)
+        g_a = torch.addmm(self.into_kept @ direct, self.weighted_inward, slope * f, alpha=2)
+        return g_a.to(g.dtype).view(-1, n, c)
 
     def _on_grid(self, v: Tensor) -> Tensor:
         """Values at the points of coefficients up to degree L, (.., n C); one for all points where L = 0."""

@@ -36,6 +36,7 @@ from physicsml_ase.train.parts import (
     make_loss,
     make_potential,
     open_data,
+    refuse_other_steps,
 )
 from physicsml_ase.train.place import settled
 from physicsml_ase.train.resumable import Interrupted, Resumable, StoppedAtOnce, read_training
@@ -188,6 +189,8 @@ def _opened(
     config: RunConfig, data: Data, folder: RunFolder, begin: Start, saved: Mapping[str, Any] | None
 ) -> DataModule:
     """The data of a training, with the seed that is its own after they were split by the run's."""
+    if saved:
+        refuse_other_steps(begin.own or config, saved)
     datamodule = open_data(config, data._asdict(), continued(config, saved) if saved else None)
     datamodule.seed = config.seed + begin.member
     if begin.teachers:

@@ -146,6 +146,28 @@ def continued(config: RunConfig, saved: Mapping[str, Any]) -> Potential:
     return potential.to(stored_dtype(saved["state_dict"]))
 
 
+def refuse_other_steps(config: RunConfig, saved: Mapping[str, Any]) -> None:
+    """Raise `InputError` where a config has another optimizer or schedule than a saved run, whose state they hold."""
+    before = saved.get("config") or {}
+    for section in ("optimizer", "scheduler"):
+        if section not in before:
+            continue
+        now, then = (_leaves(x, section) for x in (to_plain(config)[section], before[section]))
+        for key in sorted(now.keys() | then.keys()):
+            if now.get(key) != then.get(key):
+                raise InputError(
+                    f"{key}: {now.get(key)!r}, but the run that is to be continued has {then.get(key)!r}, and its "
+                    "state goes on; leave it, or begin another run with its weights (transfer_learning.ckpt)"
+                )
+
+
+def _leaves(of: object, name: str) -> dict[str, object]:
+    """Values by their dotted names."""
+    if not isinstance(of, Mapping):
+        return {name: of}
+    return {k: v for key, part in of.items() for k, v in _leaves(part, f"{name}.{key}").items()}
+
+
 def refuse_other_inputs(given: DataModuleConfig, potential: Potential) -> None:
     """Raise `InputError` where a config says other things of structures than a saved run has learned from."""
     domain = potential.domain

@@ -107,6 +107,16 @@ def test_continue_in_python(tmp_path: Path) -> None:
     assert all(torch.equal(a[k], b[k]) for k in a)
     with pytest.raises(InputError, match=r"model.channels: 4, but the run that is to be continued has 8"):
         load_model(config, ["model.channels=4"]).train(path, ckpt_path=ckpt)
+    before = sorted(tmp_path.iterdir())
+    rate = to_plain(settings())["optimizer"]["config"]["lr"]
+    for change, words in (
+        ("optimizer.name=SGD", "optimizer.name: 'SGD', but the run that is to be continued has '"),
+        ("optimizer.config.lr=1e-5", f"optimizer.config.lr: 1e-05, but .* has {rate}"),
+        ("scheduler.config.warmup=0.3", r"scheduler.config.warmup: 0.3, but .* has None"),
+    ):
+        with pytest.raises(InputError, match=words):
+            load_model(config, [change]).train(path, ckpt_path=ckpt)
+    assert sorted(tmp_path.iterdir()) == before
     with pytest.raises(InputError, match=r"is no training checkpoint.*transfer_learning"):
         load_model(config).train(path, ckpt_path=tmp_path / "run/model.ckpt")
     with pytest.raises(InputError, match="no such checkpoint"):
