@@ -122,6 +122,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         what = "is a folder; name the model.ckpt in it" if path.is_dir() else "no such checkpoint"
+        if "," in str(path):
+            what += "; several models at once are for md, relax, evaluate and predict"
         raise InputError(f"{path}: {what}")
     if _is_exported(path):
         raise InputError(

@@ -339,6 +339,7 @@ def test_what_a_model_can_not_do(verb: str, ckpt: Path, tmp_path: Path) -> None:
     assert "no such file" in error_of(run(verb, ckpt, "nosuch.xyz", *more))
     assert "chooses none of" in error_of(run(verb, ckpt, f"{ALLOY}@9999", *more))
     assert "no such checkpoint" in error_of(run(verb, "nosuch.ckpt", FEW, *more))
+    assert "several models at once are for md, relax, evaluate" in error_of(run("verify", f"{ckpt},{ckpt}"))
     assert "is not a checkpoint" in error_of(run(verb, ALLOY, FEW, *more))
     assert "device 'gpu9' can not be used" in error_of(run(verb, ckpt, FEW, "--device", "gpu9", *more))
     assert [path.name for path in tmp_path.iterdir()] == ["xenon.xyz"]

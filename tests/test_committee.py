@@ -1,5 +1,6 @@
 """Several models as one calculator: means, how far they are apart, and what they must have in common."""
 
+import copy
 import pickle
 from dataclasses import replace
 
@@ -66,6 +67,13 @@ def test_the_mean_is_one_potential_whose_forces_are_its_gradient(potentials):
         energies.append(moved.get_potential_energy())
     assert forces[0, 1] == pytest.approx((energies[1] - energies[0]) / (2 * eps), abs=1e-6)
     assert atoms.calc.get_property("forces_std", atoms).shape == (len(atoms), 3)
+
+
+def test_one_model_twice_is_told(potentials, caplog):
+    PhysicsMLCalculator(potentials[:2], device="cpu")
+    assert "same weights" not in caplog.text
+    PhysicsMLCalculator([potentials[0], potentials[1], copy.deepcopy(potentials[0])], device="cpu")
+    assert "model 0 and model 2 have the same weights" in caplog.text
 
 
 def test_equal_members_do_not_differ(potentials):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import torch
+from ase.data import chemical_symbols
 
 from physicsml_ase.config import did_you_mean
 from physicsml_ase.conventions import InputError
@@ -33,9 +34,17 @@ def adopt(new: Potential, trained: Potential, modules: Mapping[str, str] | None 
                 weights[name].copy_(source[other])
     if wrong:
         raise InputError(
-            f"transfer_learning: {len(wrong)} weights do not match (name the modules that do in "
-            "modules_to_match): " + "; ".join(wrong[:5]) + ("; ..." if len(wrong) > 5 else "")
+            f"transfer_learning: {_of_elements(new, trained)}{len(wrong)} weights do not match (name the modules "
+            "that do in modules_to_match): " + "; ".join(wrong[:5]) + ("; ..." if len(wrong) > 5 else "")
         )
+
+
+def _of_elements(new: Potential, trained: Potential) -> str:
+    """That the data have elements unknown to the pre-trained model, why some weights have other shapes."""
+    unknown = [chemical_symbols[z] for z in new.domain.elements if z not in trained.domain.elements]
+    return (
+        f"the data have {', '.join(unknown)}, which the pre-trained model does not know; " if unknown else ""
+    )
 
 
 def freeze(potential: Potential, modules: Sequence[str]) -> None:

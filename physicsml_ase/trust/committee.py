@@ -4,6 +4,8 @@ The standard deviation is that of one member (with M - 1). Where members tell a 
 noise that they have learned (`<label>_std`), the variances add up (Lakshminarayanan et al., arXiv:1612.01474).
 """
 
+import itertools
+import logging
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -14,6 +16,8 @@ from physicsml_ase.conventions import InputError, Label
 from physicsml_ase.domain import Domain
 from physicsml_ase.graph import Graph
 from physicsml_ase.potential import Potential, ReferenceEnergies
+
+log = logging.getLogger("physicsml_ase")
 
 STD = "_std"
 SAME = ("cutoff", "elements", "attrs", "self_interaction", "pbc", "cell")
@@ -59,7 +63,7 @@ def combined(outs: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def check_agreement(potentials: Sequence[Potential], names: Sequence[str]) -> None:
-    """Raise `InputError` where members see or tell different things."""
+    """Raise `InputError` where members see or tell different things; warn where two are one."""
     first = potentials[0]
     for name, other in zip(names[1:], potentials[1:]):
         for key in SAME:
@@ -74,3 +78,14 @@ def check_agreement(potentials: Sequence[Potential], names: Sequence[str]) -> No
                 f"{name}: it predicts {', '.join(other.outputs)}, and the first model {', '.join(first.outputs)}: "
                 "the members of a committee must be trained on the same labels"
             )
+    for (a, one), (b, two) in itertools.combinations(zip(names, potentials), 2):
+        if _same_weights(one, two):
+            log.warning("%s and %s have the same weights: that they agree says nothing", a, b)
+
+
+def _same_weights(a: Potential, b: Potential) -> bool:
+    mine, others = list(a.parameters()), list(b.parameters())
+    return len(mine) == len(others) and all(
+        x.shape == y.shape and x.device == y.device and torch.equal(x, y.to(x.dtype))
+        for x, y in zip(mine, others)
+    )

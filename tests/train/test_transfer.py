@@ -13,9 +13,13 @@ from runs_for_tests import KillBefore, Killed, checkpoint, differences, frames, 
 
 from physicsml_ase.checkpoint import load_potential
 from physicsml_ase.conventions import InputError
+from physicsml_ase.domain import Domain
+from physicsml_ase.models.gaunt_ace import GauntACEConfig
+from physicsml_ase.potential import Potential
 from physicsml_ase.train import fit, pace
 from physicsml_ase.train.run import Data, _absolute, resume, start
 from physicsml_ase.train.settings import RunConfig
+from physicsml_ase.train.transfer import adopt
 
 
 def painn(*overrides: Mapping[str, Any]) -> RunConfig:
@@ -86,6 +90,18 @@ def test_a_stage_of_so_many_steps(tmp_path: Path, trained: Path) -> None:
     start(painn(stages, {"trainer": {"max_epochs": 1}}), Data(frames()), tmp_path / "run")
     with (tmp_path / "run/metrics.csv").open(newline="") as file:
         assert max(int(row["step"]) for row in csv.DictReader(file)) >= 12
+
+
+def test_a_new_element_is_told() -> None:
+    """It is why the tables of a model that has rows for its elements have other shapes."""
+    one, two = (
+        Potential(GauntACEConfig(channels=8), Domain(cutoff=4.0, elements=z, avg_num_neighbors=5.0), ())
+        for z in ((29,), (8, 29))
+    )
+    with pytest.raises(InputError, match="the data have O, which the pre-trained model does not know; "):
+        adopt(two, one)
+    with pytest.raises(InputError, match="transfer_learning: [0-9]* weights do not match"):
+        adopt(one, two)
 
 
 def test_what_does_not_match_is_named(tmp_path: Path, trained: Path) -> None:
