@@ -100,7 +100,7 @@ def test_a_new_element_is_told() -> None:
     )
     with pytest.raises(InputError, match="the data have O, which the pre-trained model does not know; "):
         adopt(two, one)
-    with pytest.raises(InputError, match="transfer_learning: [0-9]* weights do not match"):
+    with pytest.raises(InputError, match=r"transfer_learning: [0-9]* weights do not match"):
         adopt(one, two)
 
 
