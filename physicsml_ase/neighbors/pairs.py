@@ -33,6 +33,10 @@ class Pairs(NamedTuple):
     shift: Floats  # (M, 3)
     distance: Floats  # (M,)
 
+    def some(self, which: Ints | slice) -> "Pairs":
+        """Those at some places, (K,) or a slice."""
+        return Pairs(self.i[which], self.j[which], self.shift[which], self.distance[which])
+
 
 def checked(
     positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike

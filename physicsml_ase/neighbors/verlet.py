@@ -13,6 +13,7 @@ from physicsml_ase.neighbors.pairs import (
     COINCIDENT,
     Floats,
     Ints,
+    Pairs,
     all_pairs,
     checked,
     find_pairs,
@@ -21,6 +22,10 @@ from physicsml_ase.neighbors.pairs import (
 
 FEW = 50
 """The list of so few atoms without periodicity has all pairs of them, and serves for good."""
+
+
+NEARBY = 100.0
+"""Whoever has drifted further since the list was made [Å] may be too far away for one."""
 
 
 class Origin(NamedTuple):
@@ -41,7 +46,8 @@ class VerletList:
         self.rebuilds = 0
         self._room = skin
         self._positions: Floats | None = None  # at the last rebuild
-        self._kept: NDArray[np.bool_] | None = None  # (M,), the pairs in `_selected`
+        self._by_distance: tuple[Ints, Pairs] | None = None  # the order (M,), and the pairs in it
+        self._kept: NDArray[np.bool_] | None = None  # (M,), those of them in `_selected`
 
     def update(self, positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike, whole: int = 0) -> Neighbors:
         """The same edges as `neighbor_list` gives, whatever has changed since the last call.
@@ -49,12 +55,15 @@ class VerletList:
         A kept list of up to `whole` edges is given as it is, those of its skin among them: the same object
         until the next rebuild.
         """
-        positions, cell, pbc = checked(positions, cell, pbc)
-        if self.skin <= 0:
-            self.rebuilds += 1
-            pairs = find_pairs(positions, cell, pbc, self.cutoff)
-            return mirrored(pairs, len(positions), self.self_interaction)[0]
-        low, high, moved = self._bounds(positions, cell, pbc)
+        positions, cell, pbc = np.asarray(positions, float), np.asarray(cell, float), np.asarray(pbc, bool)
+        low, high, moved = 1.0, 1.0, self._moved(positions, cell, pbc)
+        if not moved <= self._room or self._nearest - moved < COINCIDENT:
+            positions, cell, pbc = checked(positions, cell, pbc)
+            if self.skin <= 0:
+                self.rebuilds += 1
+                pairs = find_pairs(positions, cell, pbc, self.cutoff)
+                return mirrored(pairs, len(positions), self.self_interaction)[0]
+            low, high, moved = self._bounds(positions, cell, pbc)
         if not low * (self.cutoff + self._room) - moved >= self.cutoff:
             self._rebuild(positions, cell, pbc, whole)
             low, high, moved = 1.0, 1.0, 0.0
@@ -85,11 +94,21 @@ class VerletList:
             self._pairs, self._room = find_pairs(positions, cell, pbc, self.cutoff + self.skin), self.skin
         self._edges, self._pair_of_edge = mirrored(self._pairs, len(positions), self.self_interaction)
         self._nearest = self._pairs.distance.min(initial=np.inf)
-        self._kept = None
+        self._by_distance = self._kept = None
         self._cell, self._pbc = cell.copy(), pbc.copy()
         self._inverse = np.linalg.pinv(cell[pbc]) if pbc.any() else np.zeros((3, 0))  # (3, periodic)
         self._positions = positions.copy()
         self.rebuilds += 1
+
+    def _moved(self, positions: Floats, cell: Floats, pbc: NDArray[np.bool_]) -> float:
+        """The last number of `_bounds`, quickly, where nothing but positions changed; NaN where more may have."""
+        last = self._positions
+        if last is None or not len(last) or positions.shape != last.shape:
+            return np.nan
+        if cell.tobytes() != self._cell.tobytes() or pbc.tobytes() != self._pbc.tobytes():
+            return np.nan
+        u = positions - last
+        return _farthest(u) if np.abs(u[0]).max() < NEARBY else np.nan
 
     def _bounds(self, positions: Floats, cell: Floats, pbc: NDArray[np.bool_]) -> tuple[float, float, float]:
         """Numbers with low * d0 - moved <= d <= high * d0 + moved for every pair and image, then and now.
@@ -112,8 +131,7 @@ class VerletList:
         else:
             deformation, low, high = self._deformed(cell)
             u = positions - self._positions @ deformation
-        u -= u.mean(0)
-        return low, high, 2 * float(np.einsum("nx,nx->n", u, u).max()) ** 0.5
+        return low, high, _farthest(u)
 
     def _deformed(self, cell: Floats) -> tuple[Floats, float, float]:
         """F, and the least and the largest of its singular values."""
@@ -122,26 +140,33 @@ class VerletList:
         return deformation, low, high
 
     def _select(self, positions: Floats, cell: Floats, low: float, high: float, moved: float) -> Neighbors:
-        d0 = self._pairs.distance
+        if self._by_distance is None:
+            order = self._pairs.distance.argsort()
+            self._by_distance = order, self._pairs.some(order)
+        order, pairs = self._by_distance
         slack = 1e-9 * self.cutoff  # rounding; only pairs that are not certain are measured
-        inside = d0 < (self.cutoff - moved - slack) / high
-        unsure = np.flatnonzero((d0 < (self.cutoff + moved + slack) / low) & ~inside)
-        inside[unsure] = self._distances(positions, cell, unsure) < self.cutoff
+        certain, possible = (self.cutoff - moved - slack) / high, (self.cutoff + moved + slack) / low
+        first, end = pairs.distance.searchsorted((certain, possible)).tolist()
+        inside = np.zeros(len(order), bool)
+        inside[:first] = True
+        unsure = slice(first, end)
+        inside[unsure] = self._distances(positions, cell, pairs.some(unsure)) < self.cutoff
         if self._kept is None or (inside != self._kept).any():
-            self._kept, self._selected = inside, self._filtered(inside, len(positions))
+            self._kept, placed = inside, np.empty_like(inside)
+            placed[order] = inside
+            self._selected = self._filtered(placed, len(positions))
         return self._selected
 
     def _refuse_coincident(self, positions: Floats, cell: Floats, low: float, moved: float) -> None:
         if low * self._nearest - moved < COINCIDENT:
             close = np.flatnonzero(low * self._pairs.distance - moved < COINCIDENT)
-            refuse_coincident(self._pairs, close, self._distances(positions, cell, close))
+            refuse_coincident(self._pairs, close, self._distances(positions, cell, self._pairs.some(close)))
 
-    def _distances(self, positions: Floats, cell: Floats, some: Ints) -> Floats:
-        pairs = self._pairs
-        r = positions.take(pairs.j.take(some), 0)
-        r -= positions.take(pairs.i.take(some), 0)
+    def _distances(self, positions: Floats, cell: Floats, pairs: Pairs) -> Floats:
+        r = positions.take(pairs.j, 0)
+        r -= positions.take(pairs.i, 0)
         if self._pbc.any():
-            r += pairs.shift.take(some, 0) @ cell
+            r += pairs.shift @ cell
         return np.sqrt(np.einsum("mx,mx->m", r, r))
 
     def _filtered(self, inside: NDArray[np.bool_], n: int) -> Neighbors:
@@ -155,3 +180,9 @@ class VerletList:
             self._edges.edge_shift.take(kept, 0),
             new.take(self._edges.reverse.take(kept)),
         )
+
+
+def _farthest(u: Floats) -> float:
+    """Twice the longest of some displacements (N, 3), which are changed, beside what is common to all."""
+    u -= u.mean(0)
+    return 2 * float(np.einsum("nx,nx->n", u, u).max()) ** 0.5
