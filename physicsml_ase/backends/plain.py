@@ -37,6 +37,7 @@ class PlainStep(Step):
         self._last: Last | None = None
 
     def of_list(self, neighbor: Tensor, reverse: Tensor, atomic_numbers: Tensor) -> OfList:
+        """As `Step.of_list`; the last one where neighbours (N, J) and atoms (N,) are the same tensors."""
         last = self._last
         if last is None or last.neighbor is not neighbor or last.atomic_numbers is not atomic_numbers:
             of_list, most = super().of_list(neighbor, reverse, atomic_numbers), None
@@ -49,9 +50,11 @@ class PlainStep(Step):
         return last.of_list
 
     def virials(self, r: Tensor, g: Tensor) -> Tensor:
+        """As `Step.virials`, by one product."""
         return torch.bmm(r.mT, g)
 
     def is_close(self, r: Tensor, geometry: Geometry, neighbor: Tensor, atomic_numbers: Tensor) -> Tensor:
+        """As `Step.is_close`, or a little further apart: in the model's own precision."""
         if self._last is None or self._last.most is None:
             return super().is_close(r, geometry, neighbor, atomic_numbers)
         return (geometry.inverse > self._last.most).any()

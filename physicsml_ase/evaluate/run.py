@@ -36,7 +36,7 @@ def evaluate(
     group_key: str = "config_type",
     uncertainty: bool = False,
 ) -> Evaluation:
-    """Errors of a potential against the labels of a source, which is read once, as a stream.
+    """Errors of a potential against the labels of a source, which is read as a stream.
 
     Labels are looked for under the keys in `label_keys` ({our name: key in this data}), then under those that
     the potential was trained with, then under our names. `group_key` of `Atoms.info` names groups of

@@ -44,7 +44,8 @@ class KeptElements(Elements):
         return self._once(table, super().pick)
 
     def pick_each(self, tables: Tensor, rows: Tensor) -> Tensor:
-        return self._once(tables, lambda tables: super(KeptElements, self).pick_each(tables, rows))
+        pick_each = super().pick_each
+        return self._once(tables, lambda tables: pick_each(tables, rows))
 
     def _once(self, table: Tensor, pick: Callable[[Tensor], Tensor]) -> Tensor:
         if id(table) not in self._picked:
